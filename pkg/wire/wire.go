@@ -1,0 +1,586 @@
+// Package wire lays out what peers say to each other: the first bytes of a
+// datagram (docs/protocol.md section 4), the control messages that travel in
+// sealed datagrams (section 6) and the multicast beacon (section 7).
+//
+// A sealed datagram's plaintext holds messages back to back:
+//
+//	+------+--------+----------------+
+//	| type | length | body           |
+//	| u8   | u16    | length bytes   |
+//	+------+--------+----------------+
+//
+// Integers are big-endian. Decoders alias their input, never panic and never
+// allocate; encoders append. A body longer than this version knows is read as
+// far as known, an unknown type is skipped: that is how the protocol grows.
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"net/netip"
+
+	"github.com/sixcast/sixcast/pkg/block"
+)
+
+// The first byte of a datagram, or the byte behind its link tag.
+const (
+	TypeHello      = 0x01
+	TypeCookie     = 0x02
+	TypeAnswer     = 0x03
+	TypeFinish     = 0x04 // behind a control tag
+	TypeShard      = 0x10
+	TypeManifest   = 0x11
+	TypeBeacon     = 0x12
+	TypeDescriptor = 0x13
+	TypeSealed     = 0x20 // behind a control tag
+)
+
+// Version of the protocol, in HELLO, COOKIE, ANSWER, manifests and beacons.
+const Version = 1
+
+const (
+	// TagSize is the length of a link tag in bytes.
+	TagSize = 8
+	// MaxDatagram is the longest UDP payload that fits every IPv6 path:
+	// 1280 (RFC 8200 §5) − 40 (IPv6) − 8 (UDP).
+	MaxDatagram = 1232
+	// SealedOverhead is what sealing adds to control messages: tag, type,
+	// counter, authenticator.
+	SealedOverhead = TagSize + 1 + 4 + 16
+	// MaxControl is the most control message bytes one sealed datagram carries.
+	MaxControl = MaxDatagram - SealedOverhead
+	// IPOverhead is what IPv6 and UDP add to a datagram.
+	IPOverhead = 48
+)
+
+// Tag is chosen by the receiver of what follows it; its highest bit is set,
+// which tells it from every datagram type.
+type Tag uint64
+
+// TagBit is set in every tag.
+const TagBit Tag = 1 << 63
+
+// Message types (docs/protocol.md section 6).
+const (
+	MsgPing        = 0x01
+	MsgPong        = 0x02
+	MsgBye         = 0x03
+	MsgChallenge   = 0x04
+	MsgEcho        = 0x05
+	MsgJoin        = 0x10
+	MsgJoined      = 0x11
+	MsgLeave       = 0x12
+	MsgSubscribe   = 0x13
+	MsgSubscribed  = 0x14
+	MsgUnsubscribe = 0x15
+	MsgState       = 0x16
+	MsgRequest     = 0x17
+	MsgRefuse      = 0x18
+	MsgReport      = 0x19
+	MsgPeers       = 0x1a // reserved: peer exchange
+	MsgIntroduce   = 0x1b // reserved
+	MsgHave        = 0x1c // reserved: catch-up
+)
+
+// ErrShort is returned for a message or datagram that ends before its last
+// known field.
+var ErrShort = errors.New("wire: message too short")
+
+// ByeReason says why a link ends.
+type ByeReason uint8
+
+// The reasons of BYE.
+const (
+	ByeLeaving ByeReason = iota
+	ByeFull
+	ByeMisbehaviour
+	ByeIdle
+	ByeRefused
+)
+
+func (r ByeReason) String() string {
+	switch r {
+	case ByeLeaving:
+		return "leaving"
+	case ByeFull:
+		return "full"
+	case ByeMisbehaviour:
+		return "misbehaviour"
+	case ByeIdle:
+		return "idle"
+	case ByeRefused:
+		return "refused"
+	}
+	return "unknown reason"
+}
+
+// AppendMessage appends one message with a body of its own.
+func AppendMessage(dst []byte, typ uint8, body []byte) []byte {
+	dst = append(dst, typ, byte(len(body)>>8), byte(len(body)))
+	return append(dst, body...)
+}
+
+// Next takes the first message off b. ok is false at the end of b and where a
+// length reaches past it.
+func Next(b []byte) (typ uint8, body, rest []byte, ok bool) {
+	if len(b) < 3 {
+		return 0, nil, nil, false
+	}
+	n := int(binary.BigEndian.Uint16(b[1:]))
+	if 3+n > len(b) {
+		return 0, nil, nil, false
+	}
+	return b[0], b[3 : 3+n], b[3+n:], true
+}
+
+// Special values of State and Subscribe fields.
+const (
+	// NoNumber stands for "no such block".
+	NoNumber block.Number = 0xffffffff
+	// FromRAP asks for everything from the newest random access point on.
+	FromRAP block.Number = 0xffffffff
+	// FromNext asks for what comes after the newest block.
+	FromNext block.Number = 0xfffffffe
+)
+
+// Bye ends a link.
+type Bye struct {
+	Reason ByeReason
+	Text   []byte // UTF-8, at most MaxByeText bytes
+}
+
+// MaxByeText bounds the text of a BYE in bytes.
+const MaxByeText = 200
+
+// Append appends m as a message.
+func (m *Bye) Append(dst []byte) []byte {
+	t := m.Text
+	if len(t) > MaxByeText {
+		t = t[:MaxByeText]
+	}
+	dst = append(dst, MsgBye, 0, byte(1+len(t)), byte(m.Reason))
+	return append(dst, t...)
+}
+
+// Decode reads the body of a BYE.
+func (m *Bye) Decode(b []byte) error {
+	if len(b) < 1 {
+		return ErrShort
+	}
+	m.Reason, m.Text = ByeReason(b[0]), b[1:min(len(b), 1+MaxByeText)]
+	return nil
+}
+
+// Join asks to receive (and offers to serve) a channel on a link.
+type Join struct {
+	Key    [32]byte // the channel
+	Tag    Tag      // to put before what is sent to me
+	Serves bool     // I pass on to others
+	Uplink uint32   // kbit/s, 0 = none
+}
+
+// Append appends m as a message.
+func (m *Join) Append(dst []byte) []byte {
+	dst = append(dst, MsgJoin, 0, 45)
+	dst = append(dst, m.Key[:]...)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(m.Tag))
+	dst = append(dst, bit(m.Serves, 0))
+	return binary.BigEndian.AppendUint32(dst, m.Uplink)
+}
+
+// Decode reads the body of a JOIN.
+func (m *Join) Decode(b []byte) error {
+	if len(b) < 45 {
+		return ErrShort
+	}
+	copy(m.Key[:], b)
+	m.Tag = Tag(binary.BigEndian.Uint64(b[32:]))
+	m.Serves = b[40]&1 != 0
+	m.Uplink = binary.BigEndian.Uint32(b[41:])
+	return nil
+}
+
+// JoinStatus answers a JOIN.
+type JoinStatus uint8
+
+// The answers to a JOIN.
+const (
+	JoinOK JoinStatus = iota
+	JoinUnknown
+	JoinFull
+)
+
+// Progress says what a node holds of a channel: the newest run and the
+// numbers of its newest block, newest random access point and oldest block.
+// Run 0 means nothing yet.
+type Progress struct {
+	Run    block.Run
+	Newest block.Number
+	RAP    block.Number // NoNumber if none is kept
+	Oldest block.Number
+}
+
+func (p *Progress) append(dst []byte) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(p.Run))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(p.Newest))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(p.RAP))
+	return binary.BigEndian.AppendUint32(dst, uint32(p.Oldest))
+}
+
+func (p *Progress) decode(b []byte) {
+	p.Run = block.Run(binary.BigEndian.Uint64(b))
+	p.Newest = block.Number(binary.BigEndian.Uint32(b[8:]))
+	p.RAP = block.Number(binary.BigEndian.Uint32(b[12:]))
+	p.Oldest = block.Number(binary.BigEndian.Uint32(b[16:]))
+}
+
+const progressSize = 20
+
+// Joined answers a JOIN.
+type Joined struct {
+	Channel  uint32 // channel tag
+	Status   JoinStatus
+	Tag      Tag // to put before what is sent to me
+	Progress Progress
+}
+
+// Append appends m as a message.
+func (m *Joined) Append(dst []byte) []byte {
+	dst = append(dst, MsgJoined, 0, 13+progressSize)
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	dst = append(dst, byte(m.Status))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(m.Tag))
+	return m.Progress.append(dst)
+}
+
+// Decode reads the body of a JOINED.
+func (m *Joined) Decode(b []byte) error {
+	if len(b) < 13+progressSize {
+		return ErrShort
+	}
+	m.Channel = binary.BigEndian.Uint32(b)
+	m.Status = JoinStatus(b[4])
+	m.Tag = Tag(binary.BigEndian.Uint64(b[5:]))
+	m.Progress.decode(b[13:])
+	return nil
+}
+
+// Leave takes a joined channel off a link.
+type Leave struct{ Channel uint32 }
+
+// Append appends m as a message.
+func (m *Leave) Append(dst []byte) []byte {
+	return binary.BigEndian.AppendUint32(append(dst, MsgLeave, 0, 4), m.Channel)
+}
+
+// Decode reads the body of a LEAVE.
+func (m *Leave) Decode(b []byte) error {
+	if len(b) < 4 {
+		return ErrShort
+	}
+	m.Channel = binary.BigEndian.Uint32(b)
+	return nil
+}
+
+// StripeMask has bit s set for stripe s.
+type StripeMask uint16
+
+// AllStripes is every stripe of a block.
+const AllStripes StripeMask = 0xffff
+
+// Subscribe says which stripes its sender wants pushed, replacing what the
+// same link had asked for before if Serial is newer.
+type Subscribe struct {
+	Channel        uint32
+	Serial         uint16 // RFC 1982
+	Mask           StripeMask
+	Manifest       bool  // push the manifest
+	SecondManifest bool  // and again, later
+	BackfillOnly   bool  // stop at the newest block
+	Hop            uint8 // how far from the source the sender is, 255 unknown
+	Uplink         uint32
+	Run            block.Run
+	First          block.Number // of Run; or FromRAP, FromNext
+}
+
+// Append appends m as a message.
+func (m *Subscribe) Append(dst []byte) []byte {
+	dst = append(dst, MsgSubscribe, 0, 26)
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	dst = binary.BigEndian.AppendUint16(dst, m.Serial)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(m.Mask))
+	dst = append(dst, bit(m.Manifest, 0)|bit(m.SecondManifest, 1)|bit(m.BackfillOnly, 2), m.Hop)
+	dst = binary.BigEndian.AppendUint32(dst, m.Uplink)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(m.Run))
+	return binary.BigEndian.AppendUint32(dst, uint32(m.First))
+}
+
+// Decode reads the body of a SUBSCRIBE.
+func (m *Subscribe) Decode(b []byte) error {
+	if len(b) < 26 {
+		return ErrShort
+	}
+	m.Channel = binary.BigEndian.Uint32(b)
+	m.Serial = binary.BigEndian.Uint16(b[4:])
+	m.Mask = StripeMask(binary.BigEndian.Uint16(b[6:]))
+	m.Manifest, m.SecondManifest, m.BackfillOnly = b[8]&1 != 0, b[8]&2 != 0, b[8]&4 != 0
+	m.Hop = b[9]
+	m.Uplink = binary.BigEndian.Uint32(b[10:])
+	m.Run = block.Run(binary.BigEndian.Uint64(b[14:]))
+	m.First = block.Number(binary.BigEndian.Uint32(b[22:]))
+	return nil
+}
+
+// GrantReason says why a SUBSCRIBED grants no more than it does.
+type GrantReason uint8
+
+// The reasons of SUBSCRIBED.
+const (
+	Granted GrantReason = iota
+	GrantFull
+	GrantNotLive
+	GrantNotServed
+)
+
+// Subscribed answers a SUBSCRIBE.
+type Subscribed struct {
+	Channel uint32
+	Serial  uint16
+	Mask    StripeMask // what is granted
+	Hop     uint8      // of the parent
+	Reason  GrantReason
+}
+
+// Append appends m as a message.
+func (m *Subscribed) Append(dst []byte) []byte {
+	dst = append(dst, MsgSubscribed, 0, 10)
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	dst = binary.BigEndian.AppendUint16(dst, m.Serial)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(m.Mask))
+	return append(dst, m.Hop, byte(m.Reason))
+}
+
+// Decode reads the body of a SUBSCRIBED.
+func (m *Subscribed) Decode(b []byte) error {
+	if len(b) < 10 {
+		return ErrShort
+	}
+	m.Channel = binary.BigEndian.Uint32(b)
+	m.Serial = binary.BigEndian.Uint16(b[4:])
+	m.Mask = StripeMask(binary.BigEndian.Uint16(b[6:]))
+	m.Hop, m.Reason = b[8], GrantReason(b[9])
+	return nil
+}
+
+// Unsubscribe gives stripes back.
+type Unsubscribe struct {
+	Channel uint32
+	Mask    StripeMask
+}
+
+// Append appends m as a message.
+func (m *Unsubscribe) Append(dst []byte) []byte {
+	dst = append(dst, MsgUnsubscribe, 0, 6)
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	return binary.BigEndian.AppendUint16(dst, uint16(m.Mask))
+}
+
+// Decode reads the body of an UNSUBSCRIBE.
+func (m *Unsubscribe) Decode(b []byte) error {
+	if len(b) < 6 {
+		return ErrShort
+	}
+	m.Channel = binary.BigEndian.Uint32(b)
+	m.Mask = StripeMask(binary.BigEndian.Uint16(b[4:]))
+	return nil
+}
+
+// State tells a neighbour what its sender holds.
+type State struct {
+	Channel  uint32
+	Progress Progress
+}
+
+// Append appends m as a message.
+func (m *State) Append(dst []byte) []byte {
+	dst = append(dst, MsgState, 0, 4+progressSize)
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	return m.Progress.append(dst)
+}
+
+// Decode reads the body of a STATE.
+func (m *State) Decode(b []byte) error {
+	if len(b) < 4+progressSize {
+		return ErrShort
+	}
+	m.Channel = binary.BigEndian.Uint32(b)
+	m.Progress.decode(b[4:])
+	return nil
+}
+
+// Request asks for single shards of one block.
+type Request struct {
+	Channel  uint32
+	Name     block.Name
+	Manifest bool   // the manifest too
+	Shards   uint64 // bit i = shard i
+}
+
+// Append appends m as a message.
+func (m *Request) Append(dst []byte) []byte {
+	dst = append(dst, MsgRequest, 0, 26)
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	dst = appendName(dst, m.Name)
+	dst = append(dst, bit(m.Manifest, 0))
+	return binary.BigEndian.AppendUint64(dst, m.Shards)
+}
+
+// Decode reads the body of a REQUEST.
+func (m *Request) Decode(b []byte) error {
+	if len(b) < 26 {
+		return ErrShort
+	}
+	m.Channel = binary.BigEndian.Uint32(b)
+	m.Name = decodeName(b[4:])
+	m.Manifest = b[17]&1 != 0
+	m.Shards = binary.BigEndian.Uint64(b[18:])
+	return nil
+}
+
+// RefuseReason says why a REQUEST is not served.
+type RefuseReason uint8
+
+// The reasons of REFUSE.
+const (
+	RefuseGone RefuseReason = 1 + iota
+	RefuseNotYet
+	RefuseBusy
+)
+
+// Refuse answers a REQUEST that is not served.
+type Refuse struct {
+	Channel uint32
+	Name    block.Name
+	Reason  RefuseReason
+}
+
+// Append appends m as a message.
+func (m *Refuse) Append(dst []byte) []byte {
+	dst = append(dst, MsgRefuse, 0, 18)
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	dst = appendName(dst, m.Name)
+	return append(dst, byte(m.Reason))
+}
+
+// Decode reads the body of a REFUSE.
+func (m *Refuse) Decode(b []byte) error {
+	if len(b) < 18 {
+		return ErrShort
+	}
+	m.Channel = binary.BigEndian.Uint32(b)
+	m.Name = decodeName(b[4:])
+	m.Reason = RefuseReason(b[17])
+	return nil
+}
+
+// Report tells a parent how its pushes arrive.
+type Report struct {
+	Channel   uint32
+	Datagrams uint32 // behind the channel tag since JOIN, mod 2^32
+	Kilobytes uint32 // likewise, UDP payload
+	Number    block.Number
+	Index     uint8  // Number and Index name the latest shard
+	Arrival   uint32 // its arrival, µs on the receiver's clock, mod 2^32
+	Loss      uint16 // as the receiver measured it, in 1/65536
+}
+
+// Append appends m as a message.
+func (m *Report) Append(dst []byte) []byte {
+	dst = append(dst, MsgReport, 0, 23)
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	dst = binary.BigEndian.AppendUint32(dst, m.Datagrams)
+	dst = binary.BigEndian.AppendUint32(dst, m.Kilobytes)
+	dst = binary.BigEndian.AppendUint32(dst, uint32(m.Number))
+	dst = append(dst, m.Index)
+	dst = binary.BigEndian.AppendUint32(dst, m.Arrival)
+	return binary.BigEndian.AppendUint16(dst, m.Loss)
+}
+
+// Decode reads the body of a REPORT.
+func (m *Report) Decode(b []byte) error {
+	if len(b) < 23 {
+		return ErrShort
+	}
+	m.Channel = binary.BigEndian.Uint32(b)
+	m.Datagrams = binary.BigEndian.Uint32(b[4:])
+	m.Kilobytes = binary.BigEndian.Uint32(b[8:])
+	m.Number = block.Number(binary.BigEndian.Uint32(b[12:]))
+	m.Index = b[16]
+	m.Arrival = binary.BigEndian.Uint32(b[17:])
+	m.Loss = binary.BigEndian.Uint16(b[21:])
+	return nil
+}
+
+// BeaconSize is the length of a beacon datagram in bytes.
+const BeaconSize = 42
+
+// Beacon is said into a multicast group by whoever feeds it (section 7).
+type Beacon struct {
+	Stripes StripeMask
+	Channel uint32
+	Run     block.Run
+	Newest  block.Number
+	RAP     block.Number
+	Repair  netip.AddrPort // zero address or port: those of the datagram's source
+}
+
+// Append appends m as a bare datagram.
+func (m *Beacon) Append(dst []byte) []byte {
+	dst = append(dst, TypeBeacon, Version)
+	dst = binary.BigEndian.AppendUint16(dst, uint16(m.Stripes))
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(m.Run))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(m.Newest))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(m.RAP))
+	a := netip.IPv6Unspecified().As16()
+	if m.Repair.IsValid() {
+		a = m.Repair.Addr().As16()
+	}
+	dst = append(dst, a[:]...)
+	return binary.BigEndian.AppendUint16(dst, m.Repair.Port())
+}
+
+// Decode reads a beacon datagram.
+func (m *Beacon) Decode(b []byte) error {
+	if len(b) < BeaconSize || b[0] != TypeBeacon || b[1] != Version {
+		return ErrShort
+	}
+	m.Stripes = StripeMask(binary.BigEndian.Uint16(b[2:]))
+	m.Channel = binary.BigEndian.Uint32(b[4:])
+	m.Run = block.Run(binary.BigEndian.Uint64(b[8:]))
+	m.Newest = block.Number(binary.BigEndian.Uint32(b[16:]))
+	m.RAP = block.Number(binary.BigEndian.Uint32(b[20:]))
+	m.Repair = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:40])), binary.BigEndian.Uint16(b[40:]))
+	return nil
+}
+
+func appendName(dst []byte, n block.Name) []byte {
+	dst = append(dst, byte(n.Kind))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(n.Run))
+	return binary.BigEndian.AppendUint32(dst, uint32(n.Number))
+}
+
+func decodeName(b []byte) block.Name {
+	return block.Name{
+		Kind:   block.Kind(b[0]),
+		Run:    block.Run(binary.BigEndian.Uint64(b[1:])),
+		Number: block.Number(binary.BigEndian.Uint32(b[9:])),
+	}
+}
+
+func bit(on bool, n uint) byte {
+	if on {
+		return 1 << n
+	}
+	return 0
+}
