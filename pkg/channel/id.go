@@ -129,7 +129,7 @@ func ParseID(s string) (ID, error) {
 
 // Verify tells whether sig is the channel's signature over prefix followed by msg.
 // It does not allocate for messages of datagram size.
-func (id *ID) Verify(prefix string, msg, sig []byte) bool {
+func (id ID) Verify(prefix string, msg, sig []byte) bool {
 	if len(sig) != SignatureSize {
 		return false
 	}
@@ -139,4 +139,3 @@ func (id *ID) Verify(prefix string, msg, sig []byte) bool {
 
 // signBuffer holds the largest signed datagram (1232 bytes) and its prefix.
 const signBuffer = 1280
-
