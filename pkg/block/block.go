@@ -1,0 +1,241 @@
+package block
+
+import (
+	"crypto/sha256"
+	"math/bits"
+	"slices"
+)
+
+// Block is one block being put together from its shards. It is reusable by
+// Reset and must not be copied once it was. The shards lie in one buffer, each
+// behind its header, so that a shard goes on to other peers as it lies.
+type Block struct {
+	man      Manifest
+	datagram [MaxManifest]byte // man aliases it
+	buf      []byte            // 16·j datagrams, ShardHeader + L bytes each
+	stride   int
+	have     uint64 // verified shards
+	forged   bool
+}
+
+// Reset makes b the empty block that the manifest datagram describes; it copies
+// manifest. The signature must have been verified by the caller. What b held
+// is gone, also where Reset fails. Errors are those of DecodeManifest.
+func (b *Block) Reset(manifest []byte) error {
+	b.have, b.forged = 0, false
+	if _, err := DecodeManifest(manifest); err != nil {
+		b.man, b.buf, b.stride = Manifest{}, b.buf[:0], 0
+		return err
+	}
+	n := copy(b.datagram[:], manifest)
+	b.man, _ = DecodeManifest(b.datagram[:n])
+	b.stride = ShardHeader + b.man.ShardLen
+	size := b.man.Shards() * b.stride
+	b.buf = slices.Grow(b.buf[:0], size)[:size]
+	return nil
+}
+
+// Manifest of the block; it lives until Reset.
+func (b *Block) Manifest() *Manifest { return &b.man }
+
+// ManifestDatagram as it came; it lives until Reset.
+func (b *Block) ManifestDatagram() []byte { return b.man.raw }
+
+// Size is the bytes of memory that the block's buffer takes.
+func (b *Block) Size() int { return cap(b.buf) }
+
+// Add verifies a shard and copies it. flags are those of the shard datagram.
+// Errors are ErrIndex, ErrHave, ErrLength, ErrHash or, once a reconstruction
+// has shown that the manifest is inconsistent, ErrForged; after any of them
+// the block is as it was.
+func (b *Block) Add(index int, flags byte, payload []byte) error {
+	switch {
+	case b.forged:
+		return ErrForged
+	case index < 0 || index >= b.man.Shards():
+		return ErrIndex
+	case b.have>>index&1 == 1:
+		return ErrHave
+	case len(payload) != b.man.ShardLen:
+		return ErrLength
+	case !b.matches(index, payload):
+		return ErrHash
+	}
+	d := b.slot(index)
+	putShardHeader(d, b.man.Name, b.man.Tag, index, flags&shardRegenerated)
+	copy(d[ShardHeader:], payload)
+	b.have |= 1 << index
+	return nil
+}
+
+func (b *Block) matches(index int, payload []byte) bool {
+	h := sha256.Sum256(payload)
+	return [HashSize]byte(h[:HashSize]) == [HashSize]byte(b.man.Hash(index))
+}
+
+// slot is the memory of a shard datagram, whether there or not.
+func (b *Block) slot(index int) []byte {
+	o := index * b.stride
+	return b.buf[o : o+b.stride : o+b.stride]
+}
+
+// Have is the mask of verified shards, bit i for shard i.
+func (b *Block) Have() uint64 { return b.have }
+
+// Missing is how many shards more it takes to make the block decodable.
+func (b *Block) Missing() int {
+	return max(0, b.man.DataShards()-bits.OnesCount64(b.have))
+}
+
+// Decodable tells whether the payload can be had, if need be by Reconstruct.
+// It is false for good once Reconstruct has returned ErrForged.
+func (b *Block) Decodable() bool { return b.man.raw != nil && !b.forged && b.Missing() == 0 }
+
+// Complete tells whether the data shards are there, so that AppendPackets works.
+func (b *Block) Complete() bool {
+	return b.Decodable() && b.have&b.man.DataMask() == b.man.DataMask()
+}
+
+// Forged tells whether a reconstruction has failed the manifest's hashes.
+func (b *Block) Forged() bool { return b.forged }
+
+// Reconstruct makes every missing shard; see ReconstructSome.
+func (b *Block) Reconstruct() (made uint64, err error) { return b.ReconstructSome(b.man.AllMask()) }
+
+// ReconstructData makes the missing data shards, which is all that playing needs; see ReconstructSome.
+func (b *Block) ReconstructData() (made uint64, err error) {
+	return b.ReconstructSome(b.man.DataMask())
+}
+
+// ReconstructSome makes the missing ones of the wanted shards, and all missing
+// data shards if it has anything to make. Every shard made is flagged
+// regenerated and checked against the manifest; made is the mask of those that
+// are new. Errors are ErrTooFew, and ErrForged where a shard made is not what
+// the source signed: then the block is dead, makes nothing and gives nothing out.
+func (b *Block) ReconstructSome(want uint64) (made uint64, err error) {
+	if b.forged {
+		return 0, ErrForged
+	}
+	if want&b.man.AllMask()&^b.have == 0 {
+		return 0, nil
+	}
+	if !b.Decodable() {
+		return 0, ErrTooFew
+	}
+	w := fecPool.Get().(*fecWork)
+	defer fecPool.Put(w)
+	before := b.have
+	c := codeOf(b.man.Data, b.man.Rows)
+	if b.have&b.man.DataMask() != b.man.DataMask() {
+		c.decode(w, b.codeOrder(b.have), b.man.ShardLen, func(i int) []byte {
+			return b.slot(b.indexOf(i))[ShardHeader:]
+		})
+		b.accept(b.man.DataMask() &^ before)
+	}
+	if parity := want & b.man.AllMask() &^ b.man.DataMask() &^ before; parity != 0 && !b.forged {
+		for i := range c.data {
+			w.shards[i] = b.slot(b.indexOf(i))[ShardHeader:]
+		}
+		for i := range c.parity {
+			x := b.indexOf(c.data + i)
+			if parity>>x&1 == 1 {
+				w.shards[c.data+i] = b.slot(x)[ShardHeader:]
+			} else {
+				w.shards[c.data+i] = w.spare[i*b.man.ShardLen:][:b.man.ShardLen]
+			}
+		}
+		c.encode(w.shards[:c.data+c.parity])
+		b.accept(parity)
+	}
+	clear(w.shards[:]) // the pool must not keep blocks alive
+	if b.forged {
+		return 0, ErrForged
+	}
+	return b.have &^ before, nil
+}
+
+// accept checks the shards of the mask, which were just made, and puts their headers before them.
+func (b *Block) accept(mask uint64) {
+	for m := mask; m != 0; m &= m - 1 {
+		i := bits.TrailingZeros64(m)
+		d := b.slot(i)
+		if !b.matches(i, d[ShardHeader:]) {
+			b.forged = true
+			return
+		}
+		putShardHeader(d, b.man.Name, b.man.Tag, i, shardRegenerated)
+	}
+	b.have |= mask
+}
+
+// indexOf is the shard index of position i in the code's order: data shards in
+// payload order, then parity shards.
+func (b *Block) indexOf(i int) int { return indexOf(b.man.Data, b.man.Rows, i) }
+
+func indexOf(d, j, i int) int {
+	if i < d*j {
+		return i/d*Stripes + i%d
+	}
+	i -= d * j
+	p := Stripes - d
+	return i/p*Stripes + d + i%p
+}
+
+// codeOrder is a shard mask put in the code's order.
+func (b *Block) codeOrder(mask uint64) (m uint64) {
+	for i := range b.man.Shards() {
+		m |= mask >> b.indexOf(i) & 1 << i
+	}
+	return m
+}
+
+// Datagram is shard i, header and all, as it goes to other peers; nil if it is
+// absent or the block is forged. It does not change and lives until Reset.
+func (b *Block) Datagram(i int) []byte {
+	if b.forged || i < 0 || b.have>>i&1 == 0 {
+		return nil
+	}
+	return b.slot(i)
+}
+
+// AppendPreamble appends the preamble, which a receiver writes that begins at
+// this block. It appends nothing unless the block is Complete.
+func (b *Block) AppendPreamble(dst []byte) []byte {
+	return b.appendPayload(dst, 0, b.man.Preamble)
+}
+
+// AppendPackets appends the payload after the preamble: whole packets of the
+// transport stream. It appends nothing unless the block is Complete.
+func (b *Block) AppendPackets(dst []byte) []byte {
+	return b.appendPayload(dst, b.man.Preamble, b.man.Payload)
+}
+
+func (b *Block) appendPayload(dst []byte, from, to int) []byte {
+	if from == to || !b.Complete() {
+		return dst
+	}
+	dst = slices.Grow(dst, to-from)
+	for l := b.man.ShardLen; from < to; {
+		d := b.slot(b.indexOf(from / l))[ShardHeader+from%l:]
+		n := min(len(d), to-from)
+		dst = append(dst, d[:n]...)
+		from += n
+	}
+	return dst
+}
+
+// AppendRecords appends the block as it goes down a pipe (docs/protocol.md
+// section 3): the manifest and the shards that are there, data before parity.
+func (b *Block) AppendRecords(dst []byte) []byte {
+	if b.man.raw == nil || b.forged {
+		return dst
+	}
+	dst = slices.Grow(dst, RecordHeader+len(b.man.raw)+bits.OnesCount64(b.have)*(RecordHeader+b.stride))
+	dst = AppendRecord(dst, b.man.raw)
+	for i := range b.man.Shards() {
+		if d := b.Datagram(b.indexOf(i)); d != nil {
+			dst = AppendRecord(dst, d)
+		}
+	}
+	return dst
+}
