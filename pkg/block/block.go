@@ -12,7 +12,7 @@ import (
 type Block struct {
 	man      Manifest
 	datagram [MaxManifest]byte // man aliases it
-	buf      []byte            // 16·j datagrams, ShardHeader + L bytes each
+	buf      []byte            // 16·j datagrams, ShardHeader + L bytes each, and a lane to read past the end
 	stride   int
 	have     uint64 // verified shards
 	forged   bool
@@ -30,7 +30,7 @@ func (b *Block) Reset(manifest []byte) error {
 	n := copy(b.datagram[:], manifest)
 	b.man, _ = DecodeManifest(b.datagram[:n])
 	b.stride = ShardHeader + b.man.ShardLen
-	size := b.man.Shards() * b.stride
+	size := b.man.Shards()*b.stride + lane
 	b.buf = slices.Grow(b.buf[:0], size)[:size]
 	return nil
 }
@@ -123,49 +123,50 @@ func (b *Block) ReconstructSome(want uint64) (made uint64, err error) {
 		return 0, ErrTooFew
 	}
 	w := fecPool.Get().(*fecWork)
-	defer fecPool.Put(w)
-	before := b.have
+	defer w.free()
+	before, l := b.have, b.man.ShardLen
 	c := codeOf(b.man.Data, b.man.Rows)
-	if b.have&b.man.DataMask() != b.man.DataMask() {
-		c.decode(w, b.codeOrder(b.have), b.man.ShardLen, func(i int) []byte {
-			return b.slot(b.indexOf(i))[ShardHeader:]
-		})
-		b.accept(b.man.DataMask() &^ before)
-	}
-	if parity := want & b.man.AllMask() &^ b.man.DataMask() &^ before; parity != 0 && !b.forged {
+	if lost := b.man.DataMask() &^ before; lost != 0 {
+		c.decode(w, b.codeOrder(before), l, b.padded)
 		for i := range c.data {
-			w.shards[i] = b.slot(b.indexOf(i))[ShardHeader:]
+			b.accept(lost, b.indexOf(i), w.shards[i][:l])
 		}
-		for i := range c.parity {
-			x := b.indexOf(c.data + i)
-			if parity>>x&1 == 1 {
-				w.shards[c.data+i] = b.slot(x)[ShardHeader:]
-			} else {
-				w.shards[c.data+i] = w.spare[i*b.man.ShardLen:][:b.man.ShardLen]
-			}
-		}
-		c.encode(w.shards[:c.data+c.parity])
-		b.accept(parity)
 	}
-	clear(w.shards[:]) // the pool must not keep blocks alive
+	if lost := want & b.man.AllMask() &^ b.man.DataMask() &^ before; lost != 0 && !b.forged {
+		for i := range c.data {
+			w.shards[i] = b.padded(i)
+		}
+		c.encode(w, l)
+		for i := c.data; i < c.data+c.parity; i++ {
+			b.accept(lost, b.indexOf(i), w.shards[i][:l])
+		}
+	}
 	if b.forged {
+		b.have = before
 		return 0, ErrForged
 	}
 	return b.have &^ before, nil
 }
 
-// accept checks the shards of the mask, which were just made, and puts their headers before them.
-func (b *Block) accept(mask uint64) {
-	for m := mask; m != 0; m &= m - 1 {
-		i := bits.TrailingZeros64(m)
-		d := b.slot(i)
-		if !b.matches(i, d[ShardHeader:]) {
-			b.forged = true
-			return
-		}
-		putShardHeader(d, b.man.Name, b.man.Tag, i, shardRegenerated)
+// padded is the memory of the shard at position i in the code's order, and a little of what follows.
+func (b *Block) padded(i int) []byte {
+	o := b.indexOf(i)*b.stride + ShardHeader
+	return b.buf[o : o+padded(b.man.ShardLen)]
+}
+
+// accept takes a shard that was made, if it is in the mask and as signed.
+func (b *Block) accept(mask uint64, index int, payload []byte) {
+	if b.forged || mask>>index&1 == 0 {
+		return
 	}
-	b.have |= mask
+	if !b.matches(index, payload) {
+		b.forged = true
+		return
+	}
+	d := b.slot(index)
+	putShardHeader(d, b.man.Name, b.man.Tag, index, shardRegenerated)
+	copy(d[ShardHeader:], payload)
+	b.have |= 1 << index
 }
 
 // indexOf is the shard index of position i in the code's order: data shards in

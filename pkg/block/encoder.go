@@ -32,7 +32,6 @@ type Encoder struct {
 	ended      bool
 	descriptor []byte    // a record, or empty
 	described  time.Time // when it was last written, by Fields.Created
-	shards     [MaxShards][]byte
 	hashes     [MaxShards * HashSize]byte
 }
 
@@ -114,25 +113,31 @@ func (e *Encoder) Encode(dst, payload []byte, f Fields) ([]byte, error) {
 	manifest := MinManifest + m.Shards()*HashSize
 	stride := RecordHeader + ShardHeader + m.ShardLen
 	size := RecordHeader + manifest + m.Shards()*stride
-	dst = slices.Grow(dst, size)
-	out := dst[len(dst)+RecordHeader+manifest : len(dst)+size]
-	for i := range m.Shards() {
-		rec := out[i*stride : (i+1)*stride]
-		appendRecordHeader(rec[:0], ShardHeader+m.ShardLen)
-		putShardHeader(rec[RecordHeader:], m.Name, m.Tag, indexOf(m.Data, m.Rows, i), 0)
-		e.shards[i] = rec[RecordHeader+ShardHeader:]
-		if i < m.DataShards() {
-			n := copy(e.shards[i], payload)
-			clear(e.shards[i][n:])
-			payload = payload[n:]
-		}
+	dst = slices.Grow(dst, size+lane)
+	out := dst[len(dst)+RecordHeader+manifest : len(dst)+size+lane]
+	w := fecPool.Get().(*fecWork)
+	defer w.free()
+	for i := range m.DataShards() {
+		s := out[i*stride+RecordHeader+ShardHeader:][:padded(m.ShardLen)]
+		n := copy(s[:m.ShardLen], payload)
+		clear(s[n:m.ShardLen])
+		payload = payload[n:]
+		w.shards[i] = s
 	}
 	if m.Rows > 0 {
-		codeOf(m.Data, m.Rows).encode(e.shards[:m.Shards()])
+		codeOf(m.Data, m.Rows).encode(w, m.ShardLen)
 	}
 	for i := range m.Shards() {
-		h := HashShard(e.shards[i])
-		copy(e.hashes[indexOf(m.Data, m.Rows, i)*HashSize:], h[:])
+		rec := out[i*stride : (i+1)*stride]
+		s := rec[RecordHeader+ShardHeader:]
+		if i >= m.DataShards() {
+			copy(s, w.shards[i])
+		}
+		index := indexOf(m.Data, m.Rows, i)
+		h := HashShard(s)
+		copy(e.hashes[index*HashSize:], h[:])
+		appendRecordHeader(rec[:0], ShardHeader+m.ShardLen)
+		putShardHeader(rec[RecordHeader:], m.Name, m.Tag, index, 0)
 	}
 	dst = appendRecordHeader(dst, manifest)
 	start := len(dst)
@@ -145,6 +150,5 @@ func (e *Encoder) Encode(dst, payload []byte, f Fields) ([]byte, error) {
 	}
 	e.next.Number++
 	e.ended = f.Flags&End != 0 || m.Number == MaxNumber
-	clear(e.shards[:])
 	return dst[:len(dst)+m.Shards()*stride], nil
 }

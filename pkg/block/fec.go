@@ -50,30 +50,58 @@ func newCode(data, parity int) *code {
 	return c
 }
 
-// encode makes the parity shards, shards[data:], from shards[:data].
-// All are of one length, which is not zero.
-func (c *code) encode(shards [][]byte) {
-	if err := c.enc.Encode(shards); err != nil {
-		panic("block: " + err.Error()) // lengths and counts are ours
-	}
-}
+// lane is what the kernels take at a time: a length that is no multiple of it
+// costs half as much again for the few bytes at the end. So they are given
+// slices that reach past the shard, into the next one in the buffer, and what
+// they make of that is thrown away.
+const (
+	lane      = 64
+	paddedMax = (MaxShard + lane - 1) / lane * lane
+)
 
-// fecWork is the scratch space of one decode.
+func padded(l int) int { return (l + lane - 1) / lane * lane }
+
+// maxParity is that of D = MinData; maxLost that of D = Stripes/2.
+const (
+	maxParity = (Stripes - MinData) * MaxRows
+	maxLost   = MaxShards / 2
+)
+
+// fecWork is the scratch space of one encode or decode.
 type fecWork struct {
-	shards [MaxShards][]byte          // in the code's order: data, then parity
-	spare  [MaxShards * MaxShard]byte // syndromes, unwanted parity
-	coef   [MaxShards / 2][MaxShards / 2]byte
-	lost   [MaxShards / 2]int // data shards to be made
-	used   [MaxShards / 2]int // parity shards to make them from
+	shards [MaxShards][]byte // data, then parity, in the code's order
+	spare  [maxParity * paddedMax]byte
+	coef   [maxLost][maxLost]byte
+	lost   [maxLost]int // data shards to be made
+	used   [maxLost]int // parity shards to make them from
 }
 
 var fecPool = sync.Pool{New: func() any { return new(fecWork) }}
 
-var zeroShard [MaxShard]byte
+// free gives w back, without what it pointed at.
+func (w *fecWork) free() {
+	clear(w.shards[:])
+	fecPool.Put(w)
+}
 
-// decode makes the lost data shards. have has a bit for each shard in the
-// code's order; get returns the memory of a shard, present or to be filled.
-// At least N bits of have must be set.
+var zeroShard [paddedMax]byte
+
+// encode makes the parity shards of the data shards w.shards[:data], each
+// padded(l) long, and leaves them behind those, in w's own memory.
+func (c *code) encode(w *fecWork, l int) {
+	n := padded(l)
+	for i := range c.parity {
+		w.shards[c.data+i] = w.spare[i*n : (i+1)*n]
+	}
+	if err := c.enc.Encode(w.shards[:c.data+c.parity]); err != nil {
+		panic("block: " + err.Error()) // lengths and counts are ours
+	}
+}
+
+// decode makes the lost data shards, of which there is at least one, and leaves
+// all data shards in w.shards[:data], the lost ones in w's own memory. have has
+// a bit for each shard in the code's order, at least N of them set; at returns
+// the memory of a shard, padded(l) bytes.
 //
 // With the lost data taken as zero, parity encoded anew differs from the parity
 // received by the syndrome S = A·x, where x is the lost data and A the part of
@@ -82,24 +110,20 @@ var zeroShard [MaxShard]byte
 // inverting the whole N × N matrix would cost more than the multiplication.
 // Every square part of the parity rows is regular, since any N rows of the
 // systematic matrix are, so the elimination needs no pivoting.
-func (c *code) decode(w *fecWork, have uint64, l int, get func(i int) []byte) {
+func (c *code) decode(w *fecWork, have uint64, l int, at func(i int) []byte) {
 	k := 0
 	for i := range c.data {
 		if have>>i&1 == 1 {
-			w.shards[i] = get(i)
+			w.shards[i] = at(i)
 		} else {
-			w.shards[i] = zeroShard[:l]
+			w.shards[i] = zeroShard[:padded(l)]
 			w.lost[k] = i
 			k++
 		}
 	}
-	if k == 0 {
-		return
-	}
 	n := 0
-	for i := range c.parity {
-		w.shards[c.data+i] = w.spare[i*l : (i+1)*l : (i+1)*l]
-		if n < k && have>>(c.data+i)&1 == 1 {
+	for i := 0; i < c.parity && n < k; i++ {
+		if have>>(c.data+i)&1 == 1 {
 			w.used[n] = i
 			n++
 		}
@@ -107,29 +131,27 @@ func (c *code) decode(w *fecWork, have uint64, l int, get func(i int) []byte) {
 	if n < k {
 		panic("block: decode with too few shards")
 	}
-	c.encode(w.shards[:c.data+c.parity])
+	c.encode(w, l)
 
 	var gf reedsolomon.LowLevel
-	for i := range k {
-		x := get(w.lost[i])
-		copy(x, get(c.data+w.used[i]))
-		gf.GalMulSliceXor(1, w.shards[c.data+w.used[i]], x) // the syndrome, where the answer will be
-		w.shards[w.lost[i]] = x
-		row := c.rows[w.used[i]]
-		for j := range k {
-			w.coef[i][j] = row[w.lost[j]]
+	for i, p := range w.used[:k] {
+		x := w.shards[c.data+p]
+		gf.GalMulSliceXor(1, at(c.data+p), x)
+		w.shards[w.lost[i]] = x // the syndrome, where the answer will be
+		for j, d := range w.lost[:k] {
+			w.coef[i][j] = c.rows[p][d]
 		}
 	}
 	for p := range k {
-		a := w.coef[p][:k]
+		a := w.coef[p][p:k]
 		x := w.shards[w.lost[p]]
-		if s := reedsolomon.Inv(a[p]); s != 1 {
-			gf.GalMulSlice(s, a[p:], a[p:])
+		if s := reedsolomon.Inv(a[0]); s != 1 {
+			gf.GalMulSlice(s, a, a)
 			gf.GalMulSlice(s, x, x)
 		}
 		for r := range k {
 			if s := w.coef[r][p]; r != p && s != 0 {
-				gf.GalMulSliceXor(s, a[p:], w.coef[r][p:k])
+				gf.GalMulSliceXor(s, a, w.coef[r][p:k])
 				gf.GalMulSliceXor(s, x, w.shards[w.lost[r]])
 			}
 		}
