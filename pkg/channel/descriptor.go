@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/sixcast/sixcast/pkg/ts"
 )
 
 // Descriptor datagram: 0x13, version 1, u16 length of the item, the item (docs/protocol.md section 1.1 and 3).
@@ -29,9 +31,6 @@ var (
 	ErrDescriptorLarge = fmt.Errorf("descriptor is larger than %d bytes: shorten the description", MaxValues)
 )
 
-// BitRate is in bit/s.
-type BitRate int64
-
 // Values are what a descriptor says of its channel. Empty fields are left out.
 type Values struct {
 	Name        string
@@ -39,7 +38,7 @@ type Values struct {
 	Language    string // BCP 47
 	Country     string // ISO 3166
 	Category    string
-	BitRate     BitRate
+	BitRate     ts.BitRate
 	Now, Next   string // titles
 	Trackers    []string
 	Unknown     []Entry // keys that this version does not know, or whose value is of another type than it knows; sorted
@@ -223,7 +222,7 @@ func (v *Values) parse(b []byte) error {
 			str(&v.Next)
 		case "b":
 			if n, err := in.integer(); err == nil && n >= 0 {
-				v.BitRate, known = BitRate(n), true
+				v.BitRate, known = ts.BitRate(n), true
 			}
 		case "tr":
 			if list, err := in.strings(); err == nil {
