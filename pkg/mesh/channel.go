@@ -1,0 +1,586 @@
+package mesh
+
+import (
+	"bytes"
+	"net/netip"
+	"time"
+
+	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/channel"
+	"github.com/sixcast/sixcast/pkg/wire"
+)
+
+const (
+	// window is how many block numbers a channel can hold at once: 10 s of
+	// the shortest blocks (8 ms) and more.
+	window = 4096
+	// ahead is how far past the newest manifest an unverified shard may be.
+	ahead = 64
+	// maxOrphans bounds the shards that wait for their manifest, in a channel
+	// and from one neighbour.
+	maxOrphans         = 512
+	maxNeighbourOrphan = 128
+	// recordedAge makes a stream recorded instead of live (section 2.3).
+	recordedAge = 30 * time.Second
+)
+
+// Channel is a node's part in one channel.
+type Channel struct {
+	ID  channel.ID
+	tag uint32
+
+	node       *Node
+	neighbours []*neighbour
+	parent     *neighbour // whose pushes we live on; nil if none, or the group
+	redials    []redial
+	source     bool // fed by a pipe: this node is where the channel comes from
+	superseded bool
+
+	run    block.Run
+	slots  [window]*slot
+	oldest block.Number // numbers in [oldest, next) may have a slot
+	next   block.Number // newest manifest + 1
+	low    block.Number // below it nothing is missing, or it was given up
+	begun  bool         // the run has a first block
+	rap    block.Number // newest RAP block with a manifest; wire.NoNumber
+	prior  block.Number // the RAP before it
+	bytes  int          // held in slots
+	spare  []*block.Block
+
+	orphans    []orphan
+	askedRun   askOnce // manifests of runs we do not know
+	rate       float64 // stream, bytes a second
+	descriptor []byte  // whole datagram
+	descSeq    int64
+
+	subMask  wire.StripeMask // what we want from a parent
+	second   bool            // and a second copy of the manifest
+	loss     float64         // measured on the parent's pushes
+	dirty    []*slot         // slots with shards not yet offered to children
+	repairAt Time
+	advanced Time // when the newest block last changed
+
+	group
+}
+
+// slot is what is known of one block.
+type slot struct {
+	number  block.Number
+	b       *block.Block // nil until the manifest has come
+	first   Time         // when the block was first heard of
+	last    Time         // when the last shard of it came
+	passed  Time         // when the parent went on to a later block; 0 not yet
+	fresh   uint64       // shards not yet offered to children
+	asked   uint64       // shards that were requested
+	askAt   Time         // when to ask next; 0 not decided
+	wait    time.Duration
+	tries   uint8
+	decoded bool
+	dead    bool // given up
+	sampled bool // its loss has been counted
+	pushed  uint8
+}
+
+type orphan struct {
+	from *neighbour
+	name block.Name
+	raw  []byte
+}
+
+type redial struct {
+	at Time
+	to netip.AddrPort
+}
+
+func newChannel(n *Node, id channel.ID) *Channel {
+	c := &Channel{
+		ID:       id,
+		tag:      id.Tag(),
+		node:     n,
+		rap:      wire.NoNumber,
+		prior:    wire.NoNumber,
+		repairAt: Never,
+		loss:     initialLoss,
+	}
+	c.group.init()
+	c.setMargin()
+	return c
+}
+
+// Run is the run that the node holds, 0 before the first manifest.
+func (c *Channel) Run() block.Run { return c.run }
+
+// Progress is what the node holds of the channel.
+func (c *Channel) Progress() wire.Progress {
+	p := wire.Progress{Run: c.run, Newest: wire.NoNumber, RAP: wire.NoNumber, Oldest: wire.NoNumber}
+	if c.begun {
+		p.Newest, p.Oldest = c.next-1, c.oldest
+		if c.rap != wire.NoNumber && c.rap >= c.oldest {
+			p.RAP = c.rap
+		}
+	}
+	return p
+}
+
+// Rate is the channel's bit rate as its manifests say, in bit/s; 0 unknown.
+func (c *Channel) Rate() float64 { return c.rate * 8 }
+
+// Loss is the share of pushed shards that did not come, as measured.
+func (c *Channel) Loss() float64 { return c.loss }
+
+// Parent is the address of the peer whose pushes we live on, invalid if there
+// is none or it is the group.
+func (c *Channel) Parent() netip.AddrPort {
+	if c.parent == nil {
+		return netip.AddrPort{}
+	}
+	return c.parent.peer.link.Addr()
+}
+
+// Descriptor is the channel's signed descriptor, as a datagram; nil if unknown.
+func (c *Channel) Descriptor() []byte { return c.descriptor }
+
+// Recorded reports whether the newest block was made so long ago that the
+// channel must not be called live.
+func (c *Channel) Recorded() bool {
+	if !c.begun {
+		return false
+	}
+	s := c.slot(c.next - 1)
+	return s != nil && s.b != nil && c.node.UTC(c.node.now).Sub(s.b.Manifest().Created) > recordedAge
+}
+
+func (c *Channel) slot(number block.Number) *slot {
+	if !c.begun || number < c.oldest || number >= c.next+ahead {
+		return nil
+	}
+	s := c.slots[number%window]
+	if s == nil || s.number != number {
+		return nil
+	}
+	return s
+}
+
+// Feed takes one datagram of a block stream (section 3): this node is a source.
+func (c *Channel) Feed(now Time, b []byte) {
+	c.node.now = now
+	c.source = true
+	c.bare(nil, b)
+}
+
+// bare takes a bare datagram. from is nil for a pipe and for a group.
+func (c *Channel) bare(from *neighbour, b []byte) {
+	switch b[0] {
+	case wire.TypeShard:
+		c.shard(from, b)
+	case wire.TypeManifest:
+		c.manifest(from, b)
+	case wire.TypeDescriptor:
+		c.describe(from, b)
+	default:
+		c.node.stats.Refused++
+	}
+}
+
+func (c *Channel) describe(from *neighbour, b []byte) {
+	if bytes.Equal(b, c.descriptor) {
+		return
+	}
+	if from != nil && !from.verify.take(c.node.now) {
+		c.node.stats.Refused++
+		return
+	}
+	item, err := channel.ParseDatagram(b)
+	if err != nil {
+		c.node.stats.Refused++
+		return
+	}
+	d, err := channel.ParseDescriptor(item)
+	if err != nil || d.ID != c.ID {
+		c.node.misbehaved(from, "a descriptor that the channel's key did not sign")
+		return
+	}
+	if c.descriptor != nil && d.Seq <= c.descSeq {
+		return
+	}
+	c.descriptor, c.descSeq = append([]byte(nil), b...), d.Seq
+	c.node.out.Event(Event{Kind: EventDescriptor, Channel: c.ID})
+	for _, nb := range c.neighbours {
+		nb.describe()
+	}
+}
+
+func (c *Channel) shard(from *neighbour, raw []byte) {
+	n := c.node
+	sh, err := block.DecodeShard(raw)
+	if err != nil || sh.Tag != c.tag || sh.Name.Kind != block.Media {
+		n.stats.Refused++
+		return
+	}
+	if sh.Name.Run < c.run {
+		return // of a run that has been replaced
+	}
+	if from != nil {
+		from.heard(sh.Name, n.now)
+		from.lastShard, from.lastIndex = sh.Name.Number, uint8(sh.Index)
+		from.lastArrival = n.now
+	}
+	if sh.Name.Run == c.run && c.begun {
+		if sh.Name.Number < c.oldest {
+			return
+		}
+		if sh.Name.Number >= c.next+ahead {
+			n.stats.Refused++
+			return
+		}
+		if s := c.slot(sh.Name.Number); s != nil && s.b != nil {
+			c.add(from, s, sh.Index, raw[3], sh.Payload)
+			return
+		}
+	}
+	c.keepOrphan(from, sh.Name, raw)
+}
+
+// add puts a shard into its block.
+func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload []byte) {
+	n := c.node
+	switch err := s.b.Add(index, flags, payload); err {
+	case nil:
+	case block.ErrHave:
+		n.stats.Duplicates++
+		return
+	case block.ErrForged:
+		return
+	default:
+		n.misbehaved(from, "a shard that is not what the channel signed")
+		return
+	}
+	bit := uint64(1) << index
+	n.stats.ShardsIn++
+	if s.asked&bit != 0 {
+		n.stats.Repaired++
+	} else if s.tries == 0 {
+		s.pushed++
+	}
+	s.last = n.now
+	c.offer(s, bit)
+	if !s.decoded && s.b.Decodable() {
+		c.decode(s)
+	} else if !s.decoded {
+		c.schedule(s)
+	}
+}
+
+// offer marks shards as new to children.
+func (c *Channel) offer(s *slot, shards uint64) {
+	if s.fresh == 0 {
+		c.dirty = append(c.dirty, s)
+	}
+	s.fresh |= shards
+}
+
+func (c *Channel) decode(s *slot) {
+	n := c.node
+	made, err := s.b.ReconstructSome(s.b.Manifest().DataMask() | c.childrenWant(s.b))
+	if err != nil {
+		// The channel's own key signed hashes that its shards do not fit:
+		// nobody can use this block.
+		n.stats.Forged++
+		s.dead = true
+		c.advanceLow()
+		return
+	}
+	s.decoded = true
+	n.stats.Blocks++
+	for m := made; m != 0; m &= m - 1 {
+		n.stats.Rebuilt++
+	}
+	if made != 0 {
+		c.offer(s, made)
+	}
+	if !s.dead {
+		n.out.Block(s.b)
+	}
+	s.dead = false
+	c.advanceLow()
+}
+
+func (c *Channel) advanceLow() {
+	for c.low < c.next {
+		if s := c.slot(c.low); s != nil && !s.decoded && !s.dead {
+			return
+		}
+		c.low++
+	}
+}
+
+func (c *Channel) manifest(from *neighbour, raw []byte) {
+	n := c.node
+	m, err := block.DecodeManifest(raw)
+	if err != nil || m.Tag != c.tag || m.Name.Kind != block.Media {
+		n.stats.Refused++
+		return
+	}
+	if from != nil {
+		from.heard(m.Name, n.now)
+	}
+	switch {
+	case m.Name.Run < c.run:
+		if from != nil {
+			from.tellNewer()
+		}
+		return
+	case m.Name.Run == c.run && c.begun:
+		if m.Name.Number < c.oldest {
+			return
+		}
+		if s := c.slot(m.Name.Number); s != nil && s.b != nil {
+			if bytes.Equal(s.b.ManifestDatagram(), raw) {
+				return
+			}
+			c.forked(from, &m)
+			return
+		}
+	}
+	if m.Run.TooFarAhead(n.UTC(n.now)) {
+		n.stats.Refused++
+		return
+	}
+	if !c.mayVerify(from) {
+		n.stats.Refused++
+		return
+	}
+	if !m.Verify(c.ID) {
+		n.misbehaved(from, "a manifest that the channel's key did not sign")
+		return
+	}
+	n.stats.ManifestsIn++
+	if m.Name.Run > c.run || !c.begun {
+		if c.source && from != nil && c.run != 0 {
+			if !c.superseded {
+				c.superseded = true
+				n.out.Event(Event{Kind: EventSuperseded, Channel: c.ID, Peer: from.peer.link.Addr(), Run: m.Name.Run,
+					Text: "another source of this channel started later, at " + m.Run.Time().Format(time.RFC3339)})
+			}
+		}
+		c.startRun(&m)
+	} else if m.Name.Number >= c.next+window/2 {
+		// We were away for long: begin again where the stream is now.
+		c.startRun(&m)
+	}
+	if from != nil && from == c.parent {
+		from.proved = n.now
+	}
+	c.place(&m, raw)
+}
+
+func (c *Channel) mayVerify(from *neighbour) bool {
+	if from == nil {
+		return c.groupVerify.take(c.node.now) || c.source
+	}
+	return from.verify.take(c.node.now)
+}
+
+// forked handles a second manifest for a name that has one.
+func (c *Channel) forked(from *neighbour, m *block.Manifest) {
+	n := c.node
+	if !c.mayVerify(from) {
+		return
+	}
+	if !m.Verify(c.ID) {
+		n.misbehaved(from, "a manifest that the channel's key did not sign")
+		return
+	}
+	n.stats.ManifestsForked++
+	n.out.Event(Event{Kind: EventForked, Channel: c.ID, Run: m.Name.Run, Text: "the channel's key signed two manifests for one block: the first stands"})
+}
+
+// startRun drops what was held and begins at m's run.
+func (c *Channel) startRun(m *block.Manifest) {
+	n := c.node
+	had := c.run
+	for i, s := range c.slots {
+		if s != nil {
+			c.release(s)
+			c.slots[i] = nil
+		}
+	}
+	c.dirty = c.dirty[:0]
+	c.run = m.Name.Run
+	c.begun = true
+	c.rap, c.prior = wire.NoNumber, wire.NoNumber
+	// What the run needs to be played from its last random access point.
+	start := m.Name.Number
+	switch rap, ok := m.RAPNumber(); {
+	case ok && start-rap < window/2:
+		start = rap
+	case !ok && start <= ahead:
+		start = 0
+	}
+	if c.source {
+		start = m.Name.Number
+	}
+	c.oldest, c.low, c.next = start, start, start
+	c.bytes = 0
+	for _, nb := range c.neighbours {
+		nb.push.restart(start)
+		nb.latest = start
+	}
+	c.group.push.restart(start)
+	if had != 0 && had != c.run {
+		n.out.Event(Event{Kind: EventNewRun, Channel: c.ID, Run: c.run})
+	}
+}
+
+func (c *Channel) release(s *slot) {
+	if s.b != nil {
+		c.bytes -= s.b.Size()
+		if len(c.spare) < 4 {
+			c.spare = append(c.spare, s.b)
+		}
+		s.b = nil
+	}
+}
+
+// place makes a slot for a verified manifest of the current run.
+func (c *Channel) place(m *block.Manifest, raw []byte) {
+	n := c.node
+	number := m.Name.Number
+	for number >= c.oldest+window {
+		c.dropOldest()
+	}
+	for c.next <= number {
+		// Numbers in between have been heard of but not seen.
+		c.slots[c.next%window] = &slot{number: c.next, first: n.now, last: n.now}
+		c.next++
+		c.advanced = n.now
+	}
+	s := c.slot(number)
+	if s == nil {
+		return
+	}
+	var b *block.Block
+	if k := len(c.spare); k > 0 {
+		b, c.spare = c.spare[k-1], c.spare[:k-1]
+	} else {
+		b = new(block.Block)
+	}
+	if err := b.Reset(raw); err != nil {
+		n.stats.Refused++
+		return
+	}
+	s.b = b
+	s.last = n.now
+	c.bytes += b.Size()
+	if m.Duration > 0 && m.Payload > 0 {
+		r := float64(m.Payload) / m.Duration.Seconds()
+		if c.rate == 0 {
+			c.rate = r
+		}
+		c.rate += (r - c.rate) / 16
+	}
+	if m.SinceRAP == 0 && (c.rap == wire.NoNumber || number > c.rap) {
+		c.prior, c.rap = c.rap, number
+	}
+	if s.fresh == 0 {
+		c.dirty = append(c.dirty, s) // children get the manifest at once
+	}
+	c.adopt(s)
+	if s.b.Decodable() && !s.decoded {
+		c.decode(s) // an empty block
+	}
+	if !s.decoded {
+		c.schedule(s)
+	}
+	c.trim()
+}
+
+// adopt gives a block the shards that came before its manifest.
+func (c *Channel) adopt(s *slot) {
+	kept := c.orphans[:0]
+	var mine []orphan
+	for _, o := range c.orphans {
+		if o.name.Run == c.run && o.name.Number == s.number {
+			mine = append(mine, o)
+			continue
+		}
+		if o.name.Run >= c.run {
+			kept = append(kept, o)
+		} else if o.from != nil {
+			o.from.orphans--
+		}
+	}
+	clear(c.orphans[len(kept):])
+	c.orphans = kept
+	for _, o := range mine {
+		if o.from != nil {
+			o.from.orphans--
+		}
+	}
+	for _, o := range mine {
+		if sh, err := block.DecodeShard(o.raw); err == nil && s.b != nil {
+			c.add(o.from, s, sh.Index, o.raw[3], sh.Payload)
+		}
+	}
+}
+
+// keepOrphan holds a shard until its manifest comes, and asks for that.
+func (c *Channel) keepOrphan(from *neighbour, name block.Name, raw []byte) {
+	n := c.node
+	if len(c.orphans) >= maxOrphans || from != nil && from.orphans >= maxNeighbourOrphan {
+		n.stats.Refused++
+		c.askManifest(from, name)
+		return
+	}
+	for i := range c.orphans {
+		if o := &c.orphans[i]; o.name == name && o.raw[1] == raw[1] {
+			return
+		}
+	}
+	n.stats.Orphans++
+	if from != nil {
+		from.orphans++
+	}
+	c.orphans = append(c.orphans, orphan{from, name, append([]byte(nil), raw...)})
+	c.askManifest(from, name)
+}
+
+// trim forgets blocks that are older than what is kept: all since the last
+// but one random access point and at least Keep, within KeepBytes.
+func (c *Channel) trim() {
+	n := c.node
+	for c.oldest+1 < c.next {
+		s := c.slot(c.oldest)
+		if s != nil && c.bytes <= n.cfg.KeepBytes && c.next-c.oldest < window*3/4 {
+			young := n.now-s.first < n.cfg.Keep
+			needed := c.prior != wire.NoNumber && c.oldest >= c.prior
+			if c.prior == wire.NoNumber {
+				needed = c.next-c.oldest < window/2
+			}
+			if young || needed {
+				return
+			}
+		}
+		c.dropOldest()
+	}
+}
+
+func (c *Channel) dropOldest() {
+	s := c.slot(c.oldest)
+	if s != nil {
+		if !s.decoded && !s.dead {
+			c.node.stats.BlocksLost++
+		}
+		for i, d := range c.dirty {
+			if d == s {
+				c.dirty = append(c.dirty[:i], c.dirty[i+1:]...)
+				break
+			}
+		}
+		c.release(s)
+		c.slots[c.oldest%window] = nil
+	}
+	c.oldest++
+	c.low = max(c.low, c.oldest)
+	c.next = max(c.next, c.oldest)
+}

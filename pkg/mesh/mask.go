@@ -1,0 +1,19 @@
+package mesh
+
+import (
+	"math/bits"
+
+	"github.com/sixcast/sixcast/pkg/wire"
+)
+
+func onesCount(m wire.StripeMask) int { return bits.OnesCount16(uint16(m)) }
+
+// lowest keeps the k lowest stripes of m.
+func lowest(m wire.StripeMask, k int) wire.StripeMask {
+	var out wire.StripeMask
+	for ; m != 0 && k > 0; k-- {
+		out |= m & -m
+		m &= m - 1
+	}
+	return out
+}

@@ -1,0 +1,529 @@
+// Package mesh is the peer engine: it joins channels inside links, subscribes
+// to stripes, checks every shard against its signed manifest, passes it on,
+// asks for what is missing and answers those who ask (docs/protocol.md
+// sections 2.3, 6 and 7).
+//
+// The engine is sans-I/O. It holds no socket, no clock and no goroutine: time
+// comes in as an argument, randomness as a reader, datagrams through Receive,
+// ReceiveGroup and Feed; what is to be sent, and the blocks that can be
+// decoded, go out through the Output given at construction. The same code
+// runs on sockets (package node), under a fuzzer, and many times in one
+// process. A Node is not safe for concurrent use.
+//
+//	pipe, group, links            links, group
+//	       │                           ▲
+//	       ▼                           │ Send, SendGroup
+//	accept (verify) ─▶ slots ─▶ push (paced, capped)
+//	       │             │
+//	       ▼             ▼
+//	repair (ask)      Block (decoded)
+package mesh
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"io"
+	"log/slog"
+	mrand "math/rand/v2"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/channel"
+	"github.com/sixcast/sixcast/pkg/link"
+	"github.com/sixcast/sixcast/pkg/wire"
+)
+
+// Time is the time since the node's start.
+type Time = time.Duration
+
+// Never is a deadline that does not come.
+const Never Time = 1<<63 - 1
+
+// Output is where the engine's results go. Its methods are called from inside
+// the engine's own and must not call back into it.
+type Output interface {
+	// Send sends head followed by body to one address. head is at most 16
+	// bytes and reused at once; body stays unchanged until the call of the
+	// engine that sent it has returned and what was queued is flushed.
+	Send(to netip.AddrPort, head, body []byte)
+	// SendGroup sends a bare datagram into the multicast group of a channel;
+	// body as in Send.
+	SendGroup(ch channel.ID, body []byte)
+	// Block hands over a block that can be decoded, its data shards
+	// complete: once for each block, in any order. Valid during the call.
+	Block(b *block.Block)
+	// Event tells what a person or a log may want to know.
+	Event(e Event)
+}
+
+// Config of a Node. The zero value of a field means its default.
+type Config struct {
+	// Start is the UTC time at Time 0.
+	Start time.Time
+	// Random is the source of keys, tags and nonces (crypto/rand), and Seed
+	// of every other random choice.
+	Random io.Reader
+	Seed   uint64
+	// Upload caps everything that is sent, IPv6 and UDP headers included, in
+	// bit/s. Negative: no cap. Zero: nobody is served.
+	Upload int64
+	// Patience is how long a missing block is asked for (default 3 s).
+	Patience time.Duration
+	// Keep is how long a block is kept at least (default 5 s), and KeepBytes
+	// how much at most (default 32 MiB).
+	Keep      time.Duration
+	KeepBytes int
+	// Link tunes the links.
+	Link link.Config
+	// Logger gets debug lines about links, never one a datagram.
+	Logger *slog.Logger
+}
+
+// EventKind names what happened.
+type EventKind uint8
+
+// The events.
+const (
+	EventConnected  EventKind = iota // a link is up
+	EventClosed                      // a link is gone
+	EventParent                      // blocks now come from this peer (or the group, with no address)
+	EventNewRun                      // a newer run replaced the one before
+	EventSuperseded                  // this source has been replaced by a newer run of the same key
+	EventDescriptor                  // the channel's descriptor was learnt or renewed
+	EventMisbehaved                  // a neighbour sent what cannot be true and was dropped
+	EventForked                      // two signed manifests for one name
+	EventUnknown                     // a peer does not know the channel
+	EventFull                        // a peer has no room
+)
+
+var eventNames = [...]string{"connected", "closed", "parent", "new run", "superseded", "descriptor", "misbehaved", "forked", "unknown channel", "full"}
+
+func (k EventKind) String() string {
+	if int(k) < len(eventNames) {
+		return eventNames[k]
+	}
+	return "unknown"
+}
+
+// Event is something that happened.
+type Event struct {
+	Kind    EventKind
+	Channel channel.ID
+	Peer    netip.AddrPort
+	Run     block.Run
+	Text    string
+}
+
+// Node is one peer.
+type Node struct {
+	cfg      Config
+	out      Output
+	links    *link.Table
+	peers    map[*link.Link]*peer
+	order    []*peer // in the order they came: iteration must not depend on a map
+	channels []*Channel
+	random   *mrand.Rand
+	bucket   bucket // upload cap
+	rotate   int
+	now      Time
+	scratch  []byte
+	pumpAt   Time
+	houseAt  Time
+	stats    Counters
+}
+
+// peer is a link and the channels joined inside it.
+type peer struct {
+	link    *link.Link
+	addr    netip.AddrPort // as dialled, invalid if they dialled us
+	joined  []*neighbour
+	control []byte // messages to be sealed at the end of this call
+}
+
+// Counters count since the start.
+type Counters struct {
+	ShardsIn        uint64 `json:"shards_in"`         // verified, new
+	Duplicates      uint64 `json:"duplicates"`        // verified before
+	Orphans         uint64 `json:"orphans"`           // came before their manifest
+	ManifestsIn     uint64 `json:"manifests_in"`      // verified, new
+	ShardsOut       uint64 `json:"shards_out"`        //
+	BytesOut        uint64 `json:"bytes_out"`         // UDP payload
+	BytesIn         uint64 `json:"bytes_in"`          // UDP payload
+	ControlOut      uint64 `json:"control_bytes_out"` // of it, control
+	ControlIn       uint64 `json:"control_bytes_in"`
+	Requests        uint64 `json:"requests"`        // sent
+	RequestsIn      uint64 `json:"requests_in"`     //
+	Repaired        uint64 `json:"repaired_shards"` // shards that came because they were asked for
+	Rebuilt         uint64 `json:"rebuilt_shards"`  // shards made from parity
+	Blocks          uint64 `json:"blocks"`          // decoded
+	BlocksLost      uint64 `json:"blocks_given_up"` // never decodable in time
+	Forged          uint64 `json:"forged"`          // failed a hash or signature
+	Refused         uint64 `json:"refused"`         // outside every bound: far future, foreign run, malformed
+	QueueDropped    uint64 `json:"queue_dropped"`   // shards not sent to a child that was too far behind
+	GroupRepairs    uint64 `json:"group_repairs"`   // shards sent again to the group
+	ManifestsForked uint64 `json:"manifests_forked"`
+}
+
+const (
+	houseEvery    = 50 * time.Millisecond
+	stateEvery    = 500 * time.Millisecond
+	stateIdle     = 250 * time.Millisecond
+	reportEvery   = 200 * time.Millisecond
+	beaconEvery   = 250 * time.Millisecond
+	describeEvery = time.Second
+)
+
+// New makes a node. It sends nothing before its first Tick, Dial or Receive.
+func New(cfg Config, out Output) *Node {
+	if cfg.Random == nil {
+		cfg.Random = rand.Reader
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = 3 * time.Second
+	}
+	if cfg.Keep == 0 {
+		cfg.Keep = 5 * time.Second
+	}
+	if cfg.KeepBytes == 0 {
+		cfg.KeepBytes = 32 << 20
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	n := &Node{
+		cfg:    cfg,
+		out:    out,
+		peers:  make(map[*link.Link]*peer),
+		random: mrand.New(mrand.NewPCG(cfg.Seed, 0x51c0)),
+		pumpAt: Never,
+	}
+	n.bucket.init(cfg.Upload)
+	lc := cfg.Link
+	lc.Random = cfg.Random
+	n.links = link.NewTable(lc, (*linkSide)(n))
+	return n
+}
+
+// UTC is the wall clock at now.
+func (n *Node) UTC(now Time) time.Time { return n.cfg.Start.Add(now) }
+
+// SetUTC corrects the wall clock: it is utc at now.
+func (n *Node) SetUTC(now Time, utc time.Time) { n.cfg.Start = utc.Add(-now) }
+
+// ErrChannels is returned when a node holds as many channels as it may.
+var ErrChannels = errors.New("mesh: too many channels in one node")
+
+const maxChannels = 64
+
+// Open makes the node take part in a channel.
+func (n *Node) Open(id channel.ID) (*Channel, error) {
+	if c := n.channel(id.Tag()); c != nil {
+		if c.ID == id {
+			return c, nil
+		}
+		return nil, errors.New("mesh: two channels with one tag in one node")
+	}
+	if len(n.channels) >= maxChannels {
+		return nil, ErrChannels
+	}
+	c := newChannel(n, id)
+	n.channels = append(n.channels, c)
+	return c, nil
+}
+
+func (n *Node) channel(tag uint32) *Channel {
+	for _, c := range n.channels {
+		if c.tag == tag {
+			return c
+		}
+	}
+	return nil
+}
+
+// Dial connects to a peer for a channel and keeps trying. The first that
+// answers becomes the parent; the others stand by.
+func (n *Node) Dial(now Time, c *Channel, to netip.AddrPort) {
+	n.now = now
+	for _, p := range n.order {
+		if p.addr == to || p.link.Addr() == to {
+			n.join(p, c)
+			n.finish()
+			return
+		}
+	}
+	p := &peer{addr: to}
+	nb := n.neighbour(p, c)
+	nb.dialled = true
+	p.link = n.links.Dial(now, to, func(dst []byte) []byte {
+		// The handshake's last message carries JOIN and SUBSCRIBE.
+		for _, nb := range p.joined {
+			dst = nb.appendJoin(dst)
+		}
+		return dst
+	})
+	n.peers[p.link] = p
+	n.order = append(n.order, p)
+	n.finish()
+}
+
+// Receive takes one datagram that came to the unicast socket. b is read
+// during the call only.
+func (n *Node) Receive(now Time, from netip.AddrPort, b []byte) {
+	n.now = now
+	n.stats.BytesIn += uint64(len(b))
+	r := n.links.Receive(now, from, b)
+	if r.Link == nil {
+		return
+	}
+	p := n.peers[r.Link]
+	if p == nil {
+		return
+	}
+	if r.Messages != nil {
+		n.stats.ControlIn += uint64(len(b))
+		n.control(p, r.Messages)
+		return
+	}
+	if nb, ok := r.Value.(*neighbour); ok && nb != nil && len(r.Bare) > 0 {
+		nb.rxDatagrams++
+		nb.rxBytes += uint64(len(b))
+		nb.lastData = now
+		nb.ch.bare(nb, r.Bare)
+	}
+}
+
+// ReceiveGroup takes one datagram that came from the multicast group of a
+// channel.
+func (n *Node) ReceiveGroup(now Time, c *Channel, from netip.AddrPort, b []byte) {
+	n.now = now
+	n.stats.BytesIn += uint64(len(b))
+	c.fromGroup(from, b)
+}
+
+// Flush ends a batch of Receive, ReceiveGroup and Feed calls: what they made
+// known is pushed on, what they found missing is asked for.
+func (n *Node) Flush(now Time) {
+	n.now = now
+	n.finish()
+}
+
+// Tick does what is due. Call it at Deadline or later.
+func (n *Node) Tick(now Time) {
+	n.now = now
+	if now >= n.links.NextDeadline() {
+		n.links.Tick(now)
+	}
+	if now >= n.houseAt {
+		n.houseAt = now + houseEvery
+		for _, c := range n.channels {
+			c.housekeep()
+		}
+	}
+	n.finish()
+}
+
+// Deadline is when Tick wants to be called next.
+func (n *Node) Deadline() Time {
+	d := min(n.links.NextDeadline(), n.houseAt, n.pumpAt)
+	for _, c := range n.channels {
+		d = min(d, c.repairAt, c.groupDue)
+	}
+	return d
+}
+
+// Close says goodbye on every link.
+func (n *Node) Close(now Time) {
+	n.now = now
+	n.finish()
+	for _, p := range n.order {
+		n.links.Close(now, p.link, wire.ByeLeaving, "")
+	}
+	n.order = nil
+	clear(n.peers)
+}
+
+// finish is the end of every call: repairs are asked for, shards pushed,
+// control messages sealed.
+func (n *Node) finish() {
+	for _, c := range n.channels {
+		c.spread()
+		if n.now >= c.repairAt {
+			c.repair()
+		}
+		if n.now >= c.groupDue {
+			c.settleGroupRepairs()
+		}
+	}
+	n.pump()
+	for _, p := range n.order {
+		if len(p.control) > 0 {
+			n.sendControl(p)
+		}
+	}
+}
+
+func (n *Node) sendControl(p *peer) {
+	b := p.control
+	for len(b) > 0 {
+		// Whole messages only, as many as one datagram holds.
+		size := 0
+		for size < len(b) {
+			m := 3 + int(binary.BigEndian.Uint16(b[size+1:]))
+			if size+m > wire.MaxControl {
+				break
+			}
+			size += m
+		}
+		if size == 0 {
+			break // cannot happen: no message of ours is that long
+		}
+		p.link.SendControl(n.now, b[:size])
+		b = b[size:]
+	}
+	p.control = p.control[:0]
+}
+
+// tell queues a message for a peer; it leaves at the end of this call.
+func (p *peer) tell(append func([]byte) []byte) { p.control = append(p.control) }
+
+// linkSide is what the link table sees of the node.
+type linkSide Node
+
+// Send passes a link's own datagram on.
+func (s *linkSide) Send(to netip.AddrPort, datagram []byte) {
+	n := (*Node)(s)
+	n.stats.ControlOut += uint64(len(datagram))
+	n.stats.BytesOut += uint64(len(datagram))
+	n.bucket.spend(n.now, len(datagram)+wire.IPOverhead)
+	n.out.Send(to, nil, append([]byte(nil), datagram...))
+}
+
+// Established is called when a handshake is done.
+func (s *linkSide) Established(l *link.Link) {
+	n := (*Node)(s)
+	p := n.peers[l]
+	if p == nil {
+		p = &peer{link: l}
+		n.peers[l] = p
+		n.order = append(n.order, p)
+	}
+	n.out.Event(Event{Kind: EventConnected, Peer: l.Addr()})
+}
+
+// Closed is called when a link has ended.
+func (s *linkSide) Closed(l *link.Link, reason wire.ByeReason, text string) {
+	n := (*Node)(s)
+	p := n.peers[l]
+	if p == nil {
+		return
+	}
+	n.forget(p)
+	switch reason {
+	case link.Self:
+		n.out.Event(Event{Kind: EventClosed, Peer: p.addr, Text: "this is our own address"})
+		return
+	case link.Replaced, link.Duplicate:
+		// The peer is still there, on another link.
+		if q := n.peers[n.links.ByPeer(l.Peer())]; q != nil {
+			if !q.addr.IsValid() {
+				q.addr = p.addr
+			}
+			for _, nb := range p.joined {
+				if nb.dialled {
+					n.join(q, nb.ch)
+				}
+			}
+			return
+		}
+	}
+	n.out.Event(Event{Kind: EventClosed, Peer: l.Addr(), Text: strings.TrimSpace(reason.String() + " " + text)})
+	if p.addr.IsValid() {
+		// A peer that was asked for is tried again for ever.
+		for _, nb := range p.joined {
+			nb.ch.redialAt(n.now+redialAfter(reason), p.addr)
+		}
+	}
+}
+
+// Moved is called when a link goes on at another address.
+func (s *linkSide) Moved(*link.Link, netip.AddrPort) {}
+
+func redialAfter(r wire.ByeReason) time.Duration {
+	switch r {
+	case wire.ByeMisbehaviour, wire.ByeRefused:
+		return 10 * time.Second
+	case wire.ByeFull:
+		return 2 * time.Second
+	}
+	return 300 * time.Millisecond
+}
+
+func (n *Node) forget(p *peer) {
+	delete(n.peers, p.link)
+	for i, q := range n.order {
+		if q == p {
+			n.order = append(n.order[:i], n.order[i+1:]...)
+			break
+		}
+	}
+	for _, nb := range p.joined {
+		nb.ch.lose(nb)
+	}
+}
+
+// misbehaved drops a neighbour that sent what cannot be true and remembers it.
+func (n *Node) misbehaved(nb *neighbour, what string) {
+	n.stats.Forged++
+	if nb == nil {
+		return
+	}
+	p := nb.peer
+	if n.peers[p.link] != p {
+		return // dropped already
+	}
+	n.out.Event(Event{Kind: EventMisbehaved, Channel: nb.ch.ID, Peer: p.link.Addr(), Text: what})
+	n.links.Ban(n.now, p.link)
+	n.links.Close(n.now, p.link, wire.ByeMisbehaviour, what)
+	n.forget(p)
+	if p.addr.IsValid() {
+		nb.ch.redialAt(n.now+redialAfter(wire.ByeMisbehaviour), p.addr)
+	}
+}
+
+// Stats are the node's counters and what holds now.
+type Stats struct {
+	Counters
+	Links    int `json:"links"`
+	Children int `json:"children"`
+}
+
+// Stats takes a reading.
+func (n *Node) Stats() Stats {
+	s := Stats{Counters: n.stats, Links: len(n.order)}
+	for _, p := range n.order {
+		for _, nb := range p.joined {
+			if nb.push.mask != 0 {
+				s.Children++
+			}
+		}
+	}
+	return s
+}
+
+// Drained reports whether every child has been sent all that it is owed.
+func (n *Node) Drained() bool {
+	for _, c := range n.channels {
+		for _, nb := range c.neighbours {
+			if nb.push.pending > 0 {
+				return false
+			}
+		}
+		if c.group.sending && c.group.push.pending > 0 {
+			return false
+		}
+	}
+	return true
+}

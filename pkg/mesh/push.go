@@ -1,0 +1,455 @@
+package mesh
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"time"
+
+	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/wire"
+)
+
+const (
+	// pushSpeed is how many times the stream's own rate a child is sent at
+	// while there is something to send: a block leaves in a quarter of its
+	// time, a backlog is caught up at three times the clock.
+	pushSpeed = 4
+	// backlogSpeed is the same while a new child catches up.
+	backlogSpeed = 8
+	// pushFloor is the least such rate, bytes a second.
+	pushFloor = 800_000
+	// quantum is how much of that rate leaves in one go: it bounds bursts on
+	// the child's access link and fills GSO sends.
+	quantum      = 5 * time.Millisecond
+	quantumFloor = 8 * 1280
+	// maxQueue bounds how many blocks a child may lag behind.
+	maxQueue = window / 2
+	// maxQueueDelay is how much standing queue we suffer on the path to a
+	// child before we slow down (RFC 6817's target is 100 ms).
+	maxQueueDelay = 60 * time.Millisecond
+)
+
+// pusher is what one child (or the group) is owed: for each block from base
+// on, which shards it wants and which it has been sent.
+type pusher struct {
+	owner   *neighbour // nil for the group
+	head    [wire.TagSize]byte
+	mask    wire.StripeMask
+	first   bool // manifests wanted
+	second  bool // and a second copy
+	backlog block.Number
+	base    block.Number
+	owed    []debt // owed[i] is for block base+i
+	pending int    // debts that are not empty
+
+	credit float64
+	last   Time
+	slow   float64 // 0…1: how far congestion has slowed us
+	batch  [16]sentMark
+	nbatch int
+	lowest int64 // least one-way delay seen, µs, relative
+	known  bool
+	queue  time.Duration // standing queue on the path, estimated
+}
+
+// debt is what a child is owed of one block.
+type debt struct {
+	want, sent uint64
+	manifest   uint8
+}
+
+const (
+	manifestWanted uint8 = 1 << iota
+	secondWanted
+	manifestSent
+	secondSent
+)
+
+// sentMark remembers when a shard was sent, to read delay from reports.
+type sentMark struct {
+	number block.Number
+	index  uint8
+	at     Time
+}
+
+func (p *pusher) setTag(t wire.Tag) { binary.BigEndian.PutUint64(p.head[:], uint64(t)) }
+
+func (p *pusher) clear() {
+	p.owed = p.owed[:0]
+	p.pending = 0
+}
+
+// restart begins at a block of a new run.
+func (p *pusher) restart(base block.Number) {
+	p.clear()
+	p.base = base
+	p.backlog = base
+	p.nbatch = 0
+}
+
+// debt returns what is owed of a block, nil if that is out of range.
+func (p *pusher) debt(number block.Number) *debt {
+	if len(p.owed) == 0 {
+		p.base = number
+	}
+	if number < p.base {
+		grow := int(p.base - number)
+		if grow+len(p.owed) > maxQueue {
+			return nil
+		}
+		p.owed = append(p.owed, make([]debt, grow)...)
+		copy(p.owed[grow:], p.owed)
+		clear(p.owed[:grow])
+		p.base = number
+	}
+	i := int(number - p.base)
+	if i >= window {
+		return nil
+	}
+	for len(p.owed) <= i {
+		p.owed = append(p.owed, debt{})
+	}
+	return &p.owed[i]
+}
+
+func (d *debt) empty() bool {
+	return d.want == 0 && d.manifest&(manifestWanted|secondWanted) == 0
+}
+
+// owe adds shards to what is owed of a block.
+func (p *pusher) owe(d *debt, shards uint64) {
+	if was := d.empty(); shards != 0 && was {
+		p.pending++
+	}
+	d.want |= shards
+}
+
+func (p *pusher) oweManifest(d *debt, flag uint8) {
+	if d.empty() {
+		p.pending++
+	}
+	d.manifest |= flag
+}
+
+// shards turns a stripe mask into the shard mask of a block.
+func shards(m wire.StripeMask, b *block.Manifest) uint64 {
+	return block.StripeMask(uint16(m)) & b.AllMask()
+}
+
+// subscribe applies a SUBSCRIBE of which mask was granted.
+func (p *pusher) subscribe(m *wire.Subscribe, mask wire.StripeMask) {
+	c := p.owner.ch
+	was := p.mask
+	p.mask, p.first, p.second = mask, m.Manifest, m.SecondManifest
+	if mask == 0 {
+		p.clear()
+		return
+	}
+	if !c.begun {
+		return
+	}
+	from := m.First
+	switch {
+	case m.First == wire.FromNext && was != 0 && !m.BackfillOnly:
+		return // goes on as it was, on other stripes
+	case m.First == wire.FromNext:
+		from = c.next
+	case m.First == wire.FromRAP || m.Run != c.run:
+		from = c.oldest
+		if c.rap != wire.NoNumber {
+			from = max(c.oldest, c.rap)
+		}
+	}
+	p.backlog = c.next
+	for k := max(from, c.oldest); k < c.next; k++ {
+		if s := c.slot(k); s != nil && s.b != nil {
+			p.enlist(s, s.b.Have())
+		}
+	}
+}
+
+// enlist owes a child what it has subscribed of the given shards.
+func (p *pusher) enlist(s *slot, have uint64) {
+	d := p.debt(s.number)
+	if d == nil {
+		return
+	}
+	if p.first && d.manifest&manifestSent == 0 {
+		p.oweManifest(d, manifestWanted)
+	}
+	p.owe(d, have&shards(p.mask, s.b.Manifest())&^d.sent)
+}
+
+// spread offers what has come since the last call to every child.
+func (c *Channel) spread() {
+	if len(c.dirty) == 0 {
+		return
+	}
+	for _, s := range c.dirty {
+		if s.b == nil {
+			continue
+		}
+		fresh := s.b.Have() & s.fresh
+		for _, nb := range c.neighbours {
+			if nb.push.mask != 0 {
+				nb.push.enlist(s, fresh)
+			}
+		}
+		if c.group.sending {
+			c.group.push.enlist(s, fresh)
+		}
+		s.fresh = 0
+	}
+	clear(c.dirty)
+	c.dirty = c.dirty[:0]
+}
+
+// childrenWant is the set of shards that some child subscribes to.
+func (c *Channel) childrenWant(b *block.Block) uint64 {
+	var m wire.StripeMask
+	for _, nb := range c.neighbours {
+		m |= nb.push.mask
+	}
+	if c.group.sending {
+		m |= c.group.push.mask
+	}
+	return shards(m, b.Manifest())
+}
+
+// pump sends what is owed, as far as pacing and the cap allow.
+func (n *Node) pump() {
+	n.pumpAt = Never
+	n.bucket.refill(n.now)
+	for _, c := range n.channels {
+		k := len(c.neighbours)
+		for i := range k {
+			nb := c.neighbours[(i+n.rotate)%k]
+			if nb.push.pending > 0 {
+				c.pump(&nb.push)
+			}
+		}
+		if c.group.sending && c.group.push.pending > 0 {
+			c.pump(&c.group.push)
+		}
+	}
+	n.rotate++
+}
+
+// speed is the rate at which a child is sent, bytes a second.
+func (p *pusher) speed(c *Channel) float64 {
+	times := float64(pushSpeed)
+	if p.base < p.backlog {
+		times = backlogSpeed
+	}
+	r := max(c.rate*times, pushFloor)
+	if p.slow > 0 {
+		least := max(c.rate*1.3, 40_000)
+		r -= (r - least) * p.slow
+	}
+	return r
+}
+
+func (c *Channel) pump(p *pusher) {
+	n := c.node
+	speed := p.speed(c)
+	burst := max(speed*quantum.Seconds(), quantumFloor)
+	p.credit = min(p.credit+speed*(n.now-p.last).Seconds(), burst)
+	p.last = n.now
+	mark := sentMark{index: 255}
+	i := 0
+	for ; i < len(p.owed) && p.credit > 0 && n.bucket.open(); i++ {
+		d := &p.owed[i]
+		if d.empty() {
+			continue
+		}
+		s := c.slot(p.base + block.Number(i))
+		if s == nil || s.b == nil {
+			p.forgive(d)
+			continue
+		}
+		if !c.pumpBlock(p, s, d, &mark) {
+			break
+		}
+		p.pending--
+	}
+	if mark.index != 255 {
+		mark.at = n.now
+		copy(p.batch[1:], p.batch[:])
+		p.batch[0] = mark
+		p.nbatch = min(p.nbatch+1, len(p.batch))
+	}
+	p.shrink(c)
+	if p.pending > 0 {
+		// Wake when half a quantum may go.
+		wait := time.Duration((burst/2 - p.credit) / speed * float64(time.Second))
+		n.pumpAt = min(n.pumpAt, n.now+max(wait, n.bucket.wait(), time.Millisecond))
+	}
+}
+
+// pumpBlock sends what is owed of one block; false if the allowance ended
+// before the debt did.
+func (c *Channel) pumpBlock(p *pusher, s *slot, d *debt, mark *sentMark) bool {
+	n := c.node
+	if d.manifest&manifestWanted != 0 {
+		c.sendOne(p, s.b.ManifestDatagram())
+		d.manifest = d.manifest&^manifestWanted | manifestSent
+	}
+	m := s.b.Manifest()
+	data := m.DataMask()
+	half := bits.OnesCount64(shards(p.mask, m)) / 2
+	for _, part := range [2]uint64{data, ^data} {
+		for w := d.want & part; w != 0; w &= w - 1 {
+			if p.credit <= 0 || !n.bucket.open() {
+				return d.empty()
+			}
+			i := bits.TrailingZeros64(w)
+			if dg := s.b.Datagram(i); dg != nil {
+				c.sendOne(p, dg)
+				n.stats.ShardsOut++
+				mark.number, mark.index = s.number, uint8(i)
+				d.sent |= 1 << i
+			}
+			d.want &^= 1 << i
+		}
+	}
+	if p.second && d.manifest&(manifestSent|secondSent) == manifestSent && bits.OnesCount64(d.sent) >= half {
+		// The second copy comes apart from the first, so that one burst of
+		// loss does not take both.
+		c.sendOne(p, s.b.ManifestDatagram())
+		d.manifest |= secondSent
+	}
+	return d.empty()
+}
+
+// sendOne sends a bare datagram to a child and pays for it.
+func (c *Channel) sendOne(p *pusher, b []byte) {
+	n := c.node
+	size := len(b) + wire.IPOverhead
+	if p.owner == nil {
+		n.out.SendGroup(c.ID, b)
+	} else {
+		size += wire.TagSize
+		n.out.Send(p.owner.peer.link.Addr(), p.head[:], b)
+	}
+	n.stats.BytesOut += uint64(size - wire.IPOverhead)
+	p.credit -= float64(size)
+	n.bucket.spend(n.now, size)
+}
+
+// send sends one bare datagram out of turn.
+func (p *pusher) send(b []byte) { p.owner.ch.sendOne(p, b) }
+
+func (p *pusher) forgive(d *debt) {
+	d.want = 0
+	d.manifest &^= manifestWanted | secondWanted
+	p.pending--
+}
+
+// shrink forgets paid debts at the front that nobody will ask about: those of
+// blocks that are not kept, and of all but the last blocks.
+func (p *pusher) shrink(c *Channel) {
+	k := 0
+	for k < len(p.owed) {
+		number := p.base + block.Number(k)
+		d := &p.owed[k]
+		if number < c.oldest {
+			if !d.empty() {
+				c.node.stats.QueueDropped += uint64(bits.OnesCount64(d.want))
+				p.forgive(d)
+			}
+		} else if !d.empty() || number+64 >= c.next {
+			break
+		}
+		k++
+	}
+	if k > 0 {
+		p.base += block.Number(k)
+		p.owed = p.owed[:copy(p.owed, p.owed[k:])]
+	}
+}
+
+// onRequest serves single shards.
+func (nb *neighbour) onRequest(m *wire.Request) {
+	n, c := nb.ch.node, nb.ch
+	n.stats.RequestsIn++
+	if !nb.joined || m.Name.Kind != block.Media || !n.serves() && !c.source {
+		return
+	}
+	if m.Name.Run != c.run {
+		if m.Name.Run < c.run {
+			nb.tellNewer()
+		}
+		return
+	}
+	if !c.begun || m.Name.Number >= c.next {
+		return
+	}
+	s := c.slot(m.Name.Number)
+	if s == nil {
+		if m.Name.Number < c.oldest {
+			nb.peer.tell((&wire.Refuse{Channel: c.tag, Name: m.Name, Reason: wire.RefuseGone}).Append)
+		}
+		return
+	}
+	if s.b == nil {
+		if s.dead {
+			nb.peer.tell((&wire.Refuse{Channel: c.tag, Name: m.Name, Reason: wire.RefuseGone}).Append)
+		}
+		return
+	}
+	want := m.Shards & s.b.Manifest().AllMask()
+	for w := want; w != 0; w &= w - 1 {
+		if !nb.repairs.take(n.now) {
+			want &^= w
+			break
+		}
+	}
+	if missing := want &^ s.b.Have(); missing != 0 && s.decoded {
+		if _, err := s.b.ReconstructSome(missing); err != nil {
+			return
+		}
+	}
+	if c.group.sending && (nb.groupOnly || nb.push.mask == 0) {
+		c.group.ask(nb, s, want, m.Manifest, n.now)
+		return
+	}
+	nb.resend(s, want, m.Manifest)
+}
+
+// resend owes a child shards that it asked for, sent before or not.
+func (nb *neighbour) resend(s *slot, want uint64, manifest bool) {
+	d := nb.push.debt(s.number)
+	if d == nil {
+		return
+	}
+	if manifest {
+		nb.push.oweManifest(d, manifestWanted)
+	}
+	have := want & s.b.Have()
+	d.sent &^= have
+	nb.push.owe(d, have)
+	// What we lack may still come: then it goes out like any push.
+}
+
+// onReport reads how our pushes arrive and slows down when a queue stands on
+// the path.
+func (p *pusher) onReport(m *wire.Report, now Time) {
+	for i := range p.nbatch {
+		if k := &p.batch[i]; k.number == m.Number && k.index == m.Index {
+			// Both clocks have unknown epochs: only changes mean something.
+			owd := int64(int32(m.Arrival - uint32(k.at/time.Microsecond)))
+			if !p.known || owd < p.lowest {
+				p.known, p.lowest = true, owd
+			}
+			p.lowest += 2 // lets a drifting clock be followed: 10 ppm at 5 reports a second
+			p.queue = time.Duration(owd-p.lowest) * time.Microsecond
+			break
+		}
+	}
+	switch {
+	case p.queue > maxQueueDelay || m.Loss > 65536/4:
+		p.slow = min(1, p.slow+0.25)
+	default:
+		p.slow = max(0, p.slow-0.05)
+	}
+}

@@ -1,0 +1,343 @@
+package mesh
+
+import (
+	"math/bits"
+	"net/netip"
+	"time"
+
+	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/wire"
+)
+
+const (
+	// reorderSlack is how long after the parent went on to a later block the
+	// shards of the one before may still be under way.
+	reorderSlack = 10 * time.Millisecond
+	// quiet is how long a block may be silent before it is asked about, where
+	// nothing later has come.
+	quiet = 40 * time.Millisecond
+	// maxWait bounds how far requests for one block grow apart.
+	maxWait = 500 * time.Millisecond
+	// requestsAtOnce bounds how many blocks are asked for in one go.
+	requestsAtOnce = 64
+	// silentParent makes a parent whose channel does not advance suspicious.
+	silentParent = time.Second
+)
+
+// schedule decides when a block that cannot be decoded is looked at next.
+func (c *Channel) schedule(s *slot) {
+	c.repairAt = min(c.repairAt, c.due(s))
+}
+
+// from is whose pushes a block is expected from.
+func (c *Channel) latest() (block.Number, Time) {
+	if c.parent != nil {
+		return c.parent.latest, c.parent.latestAt
+	}
+	return c.group.latest, c.group.latestAt
+}
+
+// due is when a block is to be asked for.
+func (c *Channel) due(s *slot) Time {
+	if s.askAt != 0 {
+		return s.askAt
+	}
+	if latest, at := c.latest(); latest > s.number && s.passed == 0 {
+		s.passed = max(at, s.first)
+	}
+	t := max(s.last, s.first) + quiet
+	if s.passed != 0 {
+		t = min(t, max(s.passed, s.last)+reorderSlack)
+	}
+	return t
+}
+
+// repair asks for what is missing and due, and gives up what is too old.
+func (c *Channel) repair() {
+	n := c.node
+	c.repairAt = Never
+	if !c.begun {
+		return
+	}
+	asked := 0
+	for k := c.low; k < c.next; k++ {
+		s := c.slot(k)
+		if s == nil || s.decoded || s.dead {
+			continue
+		}
+		if n.now-s.first > n.cfg.Patience {
+			s.dead = true
+			n.stats.BlocksLost++
+			c.advanceLow()
+			continue
+		}
+		at := c.due(s)
+		if at > n.now {
+			c.repairAt = min(c.repairAt, at)
+			continue
+		}
+		if asked >= requestsAtOnce {
+			c.repairAt = min(c.repairAt, n.now+quantum)
+			break
+		}
+		if c.ask(s) {
+			asked++
+		}
+		c.repairAt = min(c.repairAt, s.askAt)
+	}
+}
+
+// ask requests what a block needs to be decoded.
+func (c *Channel) ask(s *slot) bool {
+	n := c.node
+	c.sample(s)
+	server := c.server(s)
+	if server == nil {
+		s.askAt = n.now + 50*time.Millisecond
+		return false
+	}
+	if s.tries == 0 && c.group.receiving(n.now) && c.parent == nil && s.wait == 0 {
+		// RFC 5740 §5.3: wait at random, somebody else's repair may come.
+		s.wait = 1
+		s.askAt = n.now + time.Duration(n.random.Int64N(int64(groupBackoff)))
+		return false
+	}
+	m := wire.Request{Channel: c.tag, Name: block.Name{Run: c.run, Number: s.number}, Manifest: s.b == nil}
+	if s.b == nil {
+		// Nothing is known of it: all that we subscribe to, which cannot be
+		// fewer than what is needed.
+		m.Shards = block.StripeMask(uint16(c.subMask)) &^ c.orphaned(s.number)
+	} else {
+		f := s.b.Manifest()
+		need := s.b.Missing()
+		need += (need + 7) / 8
+		missing := f.AllMask() &^ s.b.Have()
+		// Data first, so that less has to be computed.
+		for _, part := range [2]uint64{missing & f.DataMask(), missing &^ f.DataMask()} {
+			for ; part != 0 && need > 0; part &= part - 1 {
+				m.Shards |= part & -part
+				need--
+			}
+		}
+		s.asked |= m.Shards
+	}
+	n.stats.Requests++
+	server.peer.tell(m.Append)
+	s.tries++
+	wait := server.rtt() + 20*time.Millisecond
+	if s.wait > 1 {
+		wait = max(wait, s.wait+s.wait/2)
+	}
+	s.wait = min(wait, maxWait)
+	s.askAt = n.now + s.wait
+	return true
+}
+
+// orphaned is the set of shards of a block that wait for its manifest.
+func (c *Channel) orphaned(number block.Number) uint64 {
+	var have uint64
+	for i := range c.orphans {
+		if o := &c.orphans[i]; o.name.Run == c.run && o.name.Number == number && o.raw[1] < 64 {
+			have |= 1 << o.raw[1]
+		}
+	}
+	return have
+}
+
+// server picks whom to ask: the parent first, whoever else says that it has
+// the block when the parent does not deliver.
+func (c *Channel) server(s *slot) *neighbour {
+	var others []*neighbour
+	usable := func(nb *neighbour) bool {
+		return nb != nil && nb.joined && nb.peer.link.Established()
+	}
+	if c.parent == nil && usable(c.group.repairer) {
+		return c.group.repairer
+	}
+	if usable(c.parent) && s.tries%4 < 2 {
+		return c.parent
+	}
+	for _, nb := range c.neighbours {
+		if nb != c.parent && usable(nb) && nb.theirs.Run == c.run && nb.theirs.Newest != wire.NoNumber &&
+			nb.theirs.Oldest <= s.number && s.number <= nb.theirs.Newest {
+			others = append(others, nb)
+		}
+	}
+	if len(others) > 0 {
+		return others[int(s.tries)%len(others)]
+	}
+	if usable(c.parent) {
+		return c.parent
+	}
+	return nil
+}
+
+func (nb *neighbour) onRefuse(m *wire.Refuse) {
+	c := nb.ch
+	if m.Name.Run != c.run || m.Reason != wire.RefuseGone || nb != c.parent && nb != c.group.repairer {
+		return
+	}
+	s := c.slot(m.Name.Number)
+	if s == nil || s.decoded || s.dead {
+		return
+	}
+	for _, o := range c.neighbours {
+		if o != nb && o.joined && o.theirs.Run == c.run && o.theirs.Oldest <= s.number {
+			return // somebody else may have it
+		}
+	}
+	s.dead = true
+	c.node.stats.BlocksLost++
+	c.advanceLow()
+}
+
+// askManifest asks for the manifest of an orphan shard.
+func (c *Channel) askManifest(from *neighbour, name block.Name) {
+	n := c.node
+	if name.Run == c.run && c.begun && name.Number < c.next {
+		if s := c.slot(name.Number); s != nil && s.b == nil && s.tries == 0 && c.parent != nil {
+			// Known as a gap already: now there is something to gain.
+			s.askAt = n.now
+			c.repairAt = n.now
+		}
+		return
+	}
+	if from == nil {
+		from = c.group.repairer
+		if from == nil || n.now-c.askedRun.at < groupBackoff {
+			return
+		}
+		c.askedRun = askOnce{name, n.now}
+	}
+	from.askFor(name)
+}
+
+// sample counts how much of a block's push came, once a block.
+func (c *Channel) sample(s *slot) {
+	if s.sampled || s.b == nil && c.parent == nil {
+		return
+	}
+	s.sampled = true
+	nb := c.parent
+	if nb == nil || !nb.acked || nb.subMask == 0 || s.first < nb.chosen {
+		return
+	}
+	expected, got := 16, 0
+	if s.b != nil {
+		expected = bits.OnesCount64(shards(nb.subMask, s.b.Manifest()))
+		got = int(s.pushed)
+	} else {
+		expected, got = 1, 0
+	}
+	if expected == 0 {
+		return
+	}
+	x := 1 - min(1, float64(got)/float64(expected))
+	c.loss += (x - c.loss) / 32
+}
+
+// setMargin decides how many stripes to ask for (section 6).
+func (c *Channel) setMargin() {
+	d := 12
+	if s := c.slot(c.next - 1); s != nil && s.b != nil && s.b.Manifest().Data > 0 {
+		d = s.b.Manifest().Data
+	}
+	spare := 1
+	switch {
+	case c.loss > 0.08:
+		spare = 3
+	case c.loss > 0.02:
+		spare = 2
+	}
+	c.subMask = lowest(wire.AllStripes, min(16, d+spare))
+	c.second = c.loss > 0.005
+}
+
+// housekeep is done every 50 ms.
+func (c *Channel) housekeep() {
+	n := c.node
+	// Blocks that came whole count for the loss too.
+	for k := max(c.oldest, c.next-min(c.next, 8)); k < c.next; k++ {
+		if s := c.slot(k); s != nil && !s.sampled && s.decoded {
+			if latest, at := c.latest(); latest > k && n.now-at > reorderSlack || n.now-s.last > 2*quiet {
+				c.sample(s)
+			}
+		}
+	}
+	c.setMargin()
+	c.watchParent()
+	for i := 0; i < len(c.redials); i++ {
+		if r := c.redials[i]; n.now >= r.at {
+			c.redials = append(c.redials[:i], c.redials[i+1:]...)
+			i--
+			n.redial(c, r.to)
+		}
+	}
+	for _, nb := range c.neighbours {
+		if !nb.peer.link.Established() {
+			continue
+		}
+		switch {
+		case nb.dialled && !nb.joined && n.now-nb.joinAt >= max(200*time.Millisecond, nb.rtt()+100*time.Millisecond):
+			nb.peer.tell(nb.appendJoin)
+		case nb.dialled && nb.joined && nb.denied > 0 && n.now-nb.joinAt > 2*time.Second:
+			nb.denied = 0
+			if c.parent == nil {
+				c.chooseParent()
+			}
+		case nb.joined && (nb == c.parent || nb.backfill) && nb.subscribed && !nb.acked && n.now-nb.subAt >= nb.rtt()+100*time.Millisecond,
+			nb.joined && nb == c.parent && !nb.subscribed,
+			nb.joined && nb == c.parent && nb.acked && (nb.subMask != c.subMask || nb.subSecond != c.second) && n.now-nb.subAt > 2*time.Second:
+			nb.peer.tell(nb.appendSubscribe)
+		}
+		if !nb.joined {
+			continue
+		}
+		if n.now-nb.saidState >= stateEvery || nb.push.pending == 0 && n.now-max(nb.push.last, nb.saidState) >= stateIdle {
+			nb.saidState = n.now
+			nb.peer.tell((&wire.State{Channel: c.tag, Progress: c.Progress()}).Append)
+		}
+		if nb.rxDatagrams != nb.reported && n.now-nb.reportAt >= reportEvery {
+			nb.reportAt, nb.reported = n.now, nb.rxDatagrams
+			nb.peer.tell((&wire.Report{
+				Channel: c.tag, Datagrams: uint32(nb.rxDatagrams), Kilobytes: uint32(nb.rxBytes / 1000),
+				Number: nb.lastShard, Index: nb.lastIndex, Arrival: uint32(nb.lastArrival / time.Microsecond),
+				Loss: uint16(min(65535, c.loss*65536)),
+			}).Append)
+		}
+	}
+	c.group.housekeep(c)
+}
+
+// redial connects again to a peer that was asked for.
+func (n *Node) redial(c *Channel, to netip.AddrPort) {
+	n.Dial(n.now, c, to)
+}
+
+// watchParent replaces a parent that does not deliver while another could.
+func (c *Channel) watchParent() {
+	n := c.node
+	if c.source {
+		return
+	}
+	p := c.parent
+	if p == nil {
+		if !c.group.receiving(n.now) {
+			c.chooseParent()
+		}
+		return
+	}
+	if n.now-p.chosen < silentParent || n.now-p.proved < silentParent && c.next-c.low < 32 {
+		return
+	}
+	for _, nb := range c.neighbours {
+		if nb == p || !nb.candidate() || n.now-nb.stated > 2*stateEvery {
+			continue
+		}
+		if nb.theirs.Run > c.run || nb.theirs.Run == c.run && nb.theirs.Newest != wire.NoNumber && nb.theirs.Newest >= c.low+2 {
+			c.adoptParent(nb)
+			nb.peer.tell(nb.appendSubscribe)
+			return
+		}
+	}
+}
