@@ -25,6 +25,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/sixcast/sixcast/pkg/ts"
 )
 
 // The constants of docs/protocol.md, in bytes where they are lengths.
@@ -52,7 +54,7 @@ const (
 	MaxDatagram = 1232
 	// MaxPayload of any block; a block of D and j holds up to D·j·MaxShard.
 	MaxPayload = MaxData * MaxRows * MaxShard
-	packetSize = 188 // of the transport stream
+	packetSize = ts.PacketSize
 	// MaxPreamble is the longest preamble: 24 packets.
 	MaxPreamble = 24 * packetSize
 )
