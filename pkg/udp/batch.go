@@ -20,16 +20,16 @@ type Batch struct {
 	// Datagrams is what the last ReadBatch received, in order of arrival. Never empty after a ReadBatch without error.
 	Datagrams []Datagram
 
-	conn *Conn // the buffers are made for
-	rx   receiver
+	shape shape // that the buffers are made for
+	rx    receiver
 }
 
 // ReadBatch blocks until at least one datagram has come and returns how many did; they are b.Datagrams[:n]. It returns
 // [net.ErrClosed] after Close and [os.ErrDeadlineExceeded] after the deadline. Empty datagrams and those longer than
 // Config.MaxDatagram are dropped and counted.
 func (c *Conn) ReadBatch(b *Batch) (n int, err error) {
-	if b.conn != c {
-		b.conn = c
+	if s := (shape{c.batched, c.info.GRO, c.maxDatagram}); b.shape != s {
+		b.shape = s
 		b.rx.init(c, b)
 	}
 	for {
@@ -38,6 +38,12 @@ func (c *Conn) ReadBatch(b *Batch) (n int, err error) {
 			return len(b.Datagrams), err
 		}
 	}
+}
+
+// shape is what the sizes of a Batch depend on.
+type shape struct {
+	batched, gro bool
+	maxDatagram  int
 }
 
 // tally is what one ReadBatch adds to the counters.
@@ -105,6 +111,18 @@ func (z *zoneCache) id(name string) (uint32, bool) {
 	}
 	z.add(uint32(ifi.Index), name)
 	return uint32(ifi.Index), true
+}
+
+// scope returns the scope id for a destination, false if an IPv6 socket cannot send to it at all.
+func (z *zoneCache) scope(to netip.AddrPort) (id uint32, ok bool) {
+	a := to.Addr()
+	if !a.Is6() || a.Is4In6() || to.Port() == 0 {
+		return 0, false
+	}
+	if zone := a.Zone(); zone != "" {
+		return z.id(zone)
+	}
+	return 0, true
 }
 
 func (z *zoneCache) add(id uint32, name string) {

@@ -39,10 +39,10 @@ type sender struct {
 	next    int // first slot not done
 	end     int // slots filled
 
-	send     func(fd uintptr) (done bool) // tries once
-	sendWait func(fd uintptr) (done bool) // waits for room
-	got      int
-	errno    syscall.Errno
+	send       func(fd uintptr) (done bool) // tries once
+	sendOrWait func(fd uintptr) (done bool) // also waits for room
+	got        int
+	errno      syscall.Errno
 
 	// The next datagram of the queue that has no slot yet.
 	message, datagram int
@@ -80,7 +80,7 @@ func (s *sender) init(c *Conn) {
 		s.got, s.errno = mmsg(unix.SYS_SENDMMSG, fd, s.headers[s.next:s.end])
 		return true
 	}
-	s.sendWait = func(fd uintptr) bool {
+	s.sendOrWait = func(fd uintptr) bool {
 		s.got, s.errno = mmsg(unix.SYS_SENDMMSG, fd, s.headers[s.next:s.end])
 		return s.errno != syscall.EAGAIN
 	}
@@ -115,15 +115,15 @@ func (s *sender) flush(c *Conn, q *SendQueue) (sentBytes int, err error) {
 		case syscall.EAGAIN, syscall.ENOBUFS:
 			now := time.Now()
 			if patience.IsZero() {
-				patience = now.Add(sendWait)
+				patience = now.Add(c.sendWait)
 				_ = c.pc.SetWriteDeadline(patience)
-				call = s.sendWait
+				call = s.sendOrWait
 			} else if !now.Before(patience) {
 				s.dropRest(q, busy)
 				break
 			}
 			if s.errno == syscall.ENOBUFS { // of a device queue, which no poll tells about
-				time.Sleep(sendWait / 8)
+				time.Sleep(c.sendWait / 8)
 			}
 		default:
 			s.refuse(c, q)
@@ -148,7 +148,7 @@ func (s *sender) fill(c *Conn, q *SendQueue) {
 	s.next, s.end = 0, 0
 	for s.message < len(q.messages) && s.end < maxSlots {
 		m := &q.messages[s.message]
-		scope, ok := s.scope(m.to)
+		scope, ok := s.zones.scope(m.to)
 		if !ok {
 			if s.message >= s.unsendable { // fill may come by again, after a refused GSO send
 				s.unsent[unreachable] += uint64(m.count)
@@ -193,17 +193,6 @@ func (s *sender) slot(q *SendQueue, m *message, scope uint32, count, bytes int) 
 	h.Iov = &q.vectors[m.first+s.datagram*m.per]
 	h.SetIovlen(count * m.per)
 	return h
-}
-
-// scope returns the scope id for a destination, false if it cannot be sent to.
-func (s *sender) scope(to netip.AddrPort) (id uint32, ok bool) {
-	if !sendable(to) {
-		return 0, false
-	}
-	if zone := to.Addr().Zone(); zone != "" {
-		return s.zones.id(zone)
-	}
-	return 0, true
 }
 
 // done takes note of what the kernel took.

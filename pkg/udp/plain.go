@@ -3,7 +3,6 @@ package udp
 import (
 	"errors"
 	"net"
-	"net/netip"
 	"os"
 	"syscall"
 	"time"
@@ -31,13 +30,17 @@ func (r *plainReceiver) read(c *Conn, b *Batch) error {
 }
 
 // plainSender sends datagrams one by one, for systems without sendmmsg.
-type plainSender struct{ buf []byte }
+type plainSender struct {
+	buf   []byte
+	zones zoneCache
+}
 
 func (s *plainSender) flush(c *Conn, q *SendQueue) (sentBytes int, err error) {
 	var sent, calls uint64
 	var unsent [reasons]uint64
+	var waited time.Duration // for room in the send buffer
 	full := false
-	_ = c.pc.SetWriteDeadline(time.Now().Add(sendWait))
+	_ = c.pc.SetWriteDeadline(time.Now().Add(c.sendWait))
 	for i := range q.messages {
 		m := &q.messages[i]
 		for d := range m.count {
@@ -45,24 +48,40 @@ func (s *plainSender) flush(c *Conn, q *SendQueue) (sentBytes int, err error) {
 				unsent[busy]++
 				continue
 			}
+			if _, ok := s.zones.scope(m.to); !ok { // package net would send to an unknown zone without one
+				unsent[unreachable]++
+				continue
+			}
 			vectors, _ := q.datagram(m, d)
 			s.buf = s.buf[:0]
 			for _, v := range vectors {
 				s.buf = appendVector(s.buf, v)
 			}
-			calls++
-			n, e := c.pc.WriteToUDPAddrPort(s.buf, m.to)
-			switch {
-			case e == nil:
-				sent++
-				sentBytes += n
-			case errors.Is(e, net.ErrClosed):
-				err = e
-				unsent[failed]++
-			default:
-				why := sendReason(e)
-				full = why == busy
-				unsent[why]++
+			for {
+				calls++
+				begin := time.Now()
+				_, e := c.pc.WriteToUDPAddrPort(s.buf, m.to)
+				if took := time.Since(begin); took > time.Millisecond {
+					waited += took
+				}
+				if errors.Is(e, os.ErrDeadlineExceeded) && waited < c.sendWait {
+					// It was the calls that took the time, not the waiting.
+					_ = c.pc.SetWriteDeadline(time.Now().Add(c.sendWait - waited))
+					continue
+				}
+				switch {
+				case e == nil:
+					sent++
+					sentBytes += len(s.buf)
+				case errors.Is(e, net.ErrClosed):
+					err = e
+					unsent[failed]++
+				default:
+					why := sendReason(e)
+					full = why == busy
+					unsent[why]++
+				}
+				break
 			}
 		}
 	}
@@ -83,9 +102,4 @@ func sendReason(err error) reason {
 		return errnoReason(errno)
 	}
 	return failed
-}
-
-// sendable reports whether an IPv6 socket can send to addr at all.
-func sendable(addr netip.AddrPort) bool {
-	return addr.Addr().Is6() && !addr.Addr().Is4In6() && addr.Port() != 0
 }

@@ -37,9 +37,9 @@ const (
 	// maxPayload is the longest UDP payload: 65535 less the UDP header (RFC 8200 section 3, no jumbograms).
 	maxPayload = 65535 - 8
 
-	// sendWait bounds how long one Flush waits for room in the socket's send buffer. An engine that paces its sends never fills
+	// defaultSendWait bounds how long one Flush waits for room in the socket's send buffer. An engine that paces its sends never fills
 	// 4 MiB; one that stalls longer than this is late for its timers.
-	sendWait = 5 * time.Millisecond
+	defaultSendWait = 5 * time.Millisecond
 )
 
 // Config says how to open a socket. The zero value listens on a free port of every address.
@@ -80,6 +80,7 @@ type Conn struct {
 
 	maxDatagram int
 	batched     bool // sendmmsg and recvmmsg work
+	sendWait    time.Duration
 
 	txMu sync.Mutex
 	tx   sender // guarded by txMu
@@ -211,7 +212,7 @@ func newConn(pc *net.UDPConn, cfg Config) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{pc: pc, raw: raw, maxDatagram: cfg.MaxDatagram}
+	c := &Conn{pc: pc, raw: raw, maxDatagram: cfg.MaxDatagram, sendWait: defaultSendWait}
 	if c.maxDatagram <= 0 {
 		c.maxDatagram = DefaultMaxDatagram
 	}
