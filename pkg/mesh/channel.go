@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"bytes"
+	"math/bits"
 	"net/netip"
 	"time"
 
@@ -57,6 +58,7 @@ type Channel struct {
 	second   bool            // and a second copy of the manifest
 	loss     float64         // measured on the parent's pushes
 	dirty    []*slot         // slots with shards not yet offered to children
+	late     []*slot         // decoded ones with shards that the parent may still push
 	repairAt Time
 	advanced Time // when the newest block last changed
 
@@ -77,8 +79,8 @@ type slot struct {
 	tries   uint8
 	decoded bool
 	dead    bool // given up
-	sampled bool // its loss has been counted
-	pushed  uint8
+	sampled bool   // its loss has been counted
+	pushed  uint64 // shards that came without being asked for
 }
 
 type orphan struct {
@@ -244,6 +246,10 @@ func (c *Channel) shard(from *neighbour, raw []byte) {
 // add puts a shard into its block.
 func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload []byte) {
 	n := c.node
+	bit := uint64(1) << (index % block.MaxShards)
+	if s.asked&bit == 0 {
+		s.pushed |= bit
+	}
 	switch err := s.b.Add(index, flags, payload); err {
 	case nil:
 	case block.ErrHave:
@@ -255,12 +261,9 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 		n.misbehaved(from, "a shard that is not what the channel signed")
 		return
 	}
-	bit := uint64(1) << index
 	n.stats.ShardsIn++
 	if s.asked&bit != 0 {
 		n.stats.Repaired++
-	} else if s.tries == 0 {
-		s.pushed++
 	}
 	s.last = n.now
 	c.offer(s, bit)
@@ -281,7 +284,15 @@ func (c *Channel) offer(s *slot, shards uint64) {
 
 func (c *Channel) decode(s *slot) {
 	n := c.node
-	made, err := s.b.ReconstructSome(s.b.Manifest().DataMask() | c.childrenWant(s.b))
+	// What children want and no parent will push is made now; what may
+	// still come by itself is made later, if it does not (late).
+	want := c.childrenWant(s.b) &^ s.b.Have()
+	coming := want & c.expected(s.b) &^ s.b.Manifest().DataMask()
+	made, err := s.b.ReconstructSome(s.b.Manifest().DataMask() | want&^coming)
+	if coming != 0 {
+		c.late = append(c.late, s)
+		c.repairAt = min(c.repairAt, c.due(s))
+	}
 	if err != nil {
 		// The channel's own key signed hashes that its shards do not fit:
 		// nobody can use this block.
@@ -292,9 +303,7 @@ func (c *Channel) decode(s *slot) {
 	}
 	s.decoded = true
 	n.stats.Blocks++
-	for m := made; m != 0; m &= m - 1 {
-		n.stats.Rebuilt++
-	}
+	n.stats.Rebuilt += uint64(bits.OnesCount64(made))
 	if made != 0 {
 		c.offer(s, made)
 	}
@@ -405,7 +414,7 @@ func (c *Channel) startRun(m *block.Manifest) {
 			c.slots[i] = nil
 		}
 	}
-	c.dirty = c.dirty[:0]
+	c.dirty, c.late = c.dirty[:0], c.late[:0]
 	c.run = m.Name.Run
 	c.begun = true
 	c.rap, c.prior = wire.NoNumber, wire.NoNumber

@@ -59,6 +59,7 @@ func (c *Channel) repair() {
 	if !c.begun {
 		return
 	}
+	c.regenerate()
 	asked := 0
 	for k := c.low; k < c.next; k++ {
 		s := c.slot(k)
@@ -85,6 +86,40 @@ func (c *Channel) repair() {
 		}
 		c.repairAt = min(c.repairAt, s.askAt)
 	}
+}
+
+// regenerate makes the shards that children want and that the parent was
+// expected to push but did not.
+func (c *Channel) regenerate() {
+	kept := c.late[:0]
+	for _, s := range c.late {
+		if s.b == nil || c.slot(s.number) != s {
+			continue
+		}
+		if at := c.due(s); at > c.node.now {
+			c.repairAt = min(c.repairAt, at)
+			kept = append(kept, s)
+			continue
+		}
+		if made, err := s.b.ReconstructSome(c.childrenWant(s.b)); err == nil && made != 0 {
+			c.node.stats.Rebuilt += uint64(bits.OnesCount64(made))
+			c.offer(s, made)
+		}
+	}
+	clear(c.late[len(kept):])
+	c.late = kept
+	c.spread()
+}
+
+// expected is the set of a block's shards that somebody pushes to us.
+func (c *Channel) expected(b *block.Block) uint64 {
+	switch {
+	case c.parent != nil:
+		return shards(c.parent.subMask, b.Manifest())
+	case c.group.receiving(c.node.now):
+		return shards(groupStripes, b.Manifest())
+	}
+	return 0
 }
 
 // ask requests what a block needs to be decoded.
@@ -125,7 +160,7 @@ func (c *Channel) ask(s *slot) bool {
 	server.peer.tell(m.Append)
 	s.tries++
 	wait := server.rtt() + 20*time.Millisecond
-	if s.wait > 1 {
+	if s.tries > 4 {
 		wait = max(wait, s.wait+s.wait/2)
 	}
 	s.wait = min(wait, maxWait)
@@ -225,7 +260,7 @@ func (c *Channel) sample(s *slot) {
 	expected, got := 16, 0
 	if s.b != nil {
 		expected = bits.OnesCount64(shards(nb.subMask, s.b.Manifest()))
-		got = int(s.pushed)
+		got = bits.OnesCount64(s.pushed)
 	} else {
 		expected, got = 1, 0
 	}
