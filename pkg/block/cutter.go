@@ -143,14 +143,11 @@ func (c *Cutter) full(now time.Time) bool {
 // at the current rate or, while that is unknown, at the block's own.
 func (c *Cutter) limit(now time.Time) int {
 	rate := c.clock.rate()
+	if rate == 0 {
+		rate = float64(c.n) / now.Sub(c.began.arrival).Seconds() // +Inf at first
+	}
 	for j := 1; j < MaxRows; j++ {
-		span := now.Sub(c.began.arrival)
-		if rate > 0 {
-			span = time.Duration(float64(c.cap*j) / rate * float64(time.Second))
-		} else if c.pre+c.n+ts.PacketSize <= c.cap*j {
-			return c.cap * j
-		}
-		if span >= minSpan {
+		if float64(c.cap*j) >= rate*minSpan.Seconds() {
 			return c.cap * j
 		}
 	}
