@@ -78,7 +78,7 @@ type slot struct {
 	wait    time.Duration
 	tries   uint8
 	decoded bool
-	dead    bool // given up
+	dead    bool   // given up
 	sampled bool   // its loss has been counted
 	pushed  uint64 // shards that came without being asked for
 }
@@ -206,7 +206,7 @@ func (c *Channel) describe(from *neighbour, b []byte) {
 		return
 	}
 	c.descriptor, c.descSeq = append([]byte(nil), b...), d.Seq
-	c.node.out.Event(Event{Kind: EventDescriptor, Channel: c.ID})
+	c.node.out.Event(Event{Kind: EventDescriptor, Channel: c.ID, Descriptor: c.descriptor})
 	for _, nb := range c.neighbours {
 		nb.describe()
 	}

@@ -115,6 +115,8 @@ type Event struct {
 	Peer    netip.AddrPort
 	Run     block.Run
 	Text    string
+	// Descriptor is the datagram of EventDescriptor; it does not change.
+	Descriptor []byte
 }
 
 // Node is one peer.

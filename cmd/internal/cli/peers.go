@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/spf13/pflag"
+
+	"github.com/sixcast/sixcast/pkg/channel"
+	"github.com/sixcast/sixcast/pkg/node"
+)
+
+// ParseListen reads the value of --listen: "[addr]:port", or ":port" for every address. Errors are usage errors.
+func ParseListen(s string) (netip.AddrPort, error) {
+	if len(s) > 0 && s[0] == ':' {
+		s = "[::]" + s
+	}
+	a, err := netip.ParseAddrPort(s)
+	if err != nil || !a.Addr().Is6() || a.Addr().Is4In6() {
+		return netip.AddrPort{}, Usagef("--listen %q: want '[address]:port', IPv6", s)
+	}
+	return a, nil
+}
+
+// ResolvePeers turns the peers of flags and URIs into addresses. What cannot be one is a usage error.
+func ResolvePeers(ctx context.Context, peers []string) ([]netip.AddrPort, error) {
+	var out []netip.AddrPort
+	seen := make(map[netip.AddrPort]bool)
+	for _, p := range peers {
+		if err := channel.CheckPeer(p); err != nil {
+			return nil, Usagef("--peer: %w", err)
+		}
+		a, err := node.ResolvePeer(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		if !seen[a] {
+			seen[a] = true
+			out = append(out, a)
+		}
+	}
+	return out, nil
+}
+
+// Multicast holds the flags about a channel's multicast group.
+type Multicast struct {
+	iface  string
+	source string
+	scope  string
+	group  string
+}
+
+// AddFlags adds --multicast and what goes with it; usage describes --multicast itself.
+func (m *Multicast) AddFlags(f *pflag.FlagSet, usage string) {
+	f.StringVar(&m.iface, "multicast", "", usage)
+	f.StringVar(&m.source, "multicast-source", "", "make the group source-specific (RFC 4607): `ADDR` is the address that sends")
+	f.StringVar(&m.scope, "multicast-scope", "site", "`SCOPE` of the group: link, site or organisation")
+	f.StringVar(&m.group, "multicast-group", "", "use `[GROUP]:PORT` instead of the group that follows from the channel")
+}
+
+// Enabled tells whether a group is to be used.
+func (m *Multicast) Enabled() bool { return m.iface != "" }
+
+// Config is the node's setting, nil without --multicast. Errors are usage errors.
+func (m *Multicast) Config(send bool) (*node.Multicast, error) {
+	if m.iface == "" {
+		if m.source != "" || m.group != "" {
+			return nil, Usagef("--multicast-source and --multicast-group need --multicast IFACE")
+		}
+		return nil, nil
+	}
+	c := &node.Multicast{Interface: m.iface, Send: send}
+	switch m.scope {
+	case "link":
+		c.Scope = channel.ScopeLink
+	case "site":
+		c.Scope = channel.ScopeSite
+	case "organisation", "organization":
+		c.Scope = channel.ScopeOrganisation
+	default:
+		return nil, Usagef("--multicast-scope %q: want link, site or organisation", m.scope)
+	}
+	if m.source != "" {
+		a, err := netip.ParseAddr(m.source)
+		if err != nil || !a.Is6() || a.Is4In6() || a.IsMulticast() {
+			return nil, Usagef("--multicast-source %q is no IPv6 address", m.source)
+		}
+		c.Source = a
+	}
+	if m.group != "" {
+		g, err := netip.ParseAddrPort(m.group)
+		if err != nil || !g.Addr().Is6() || !g.Addr().IsMulticast() {
+			return nil, Usagef("--multicast-group %q: want '[ff15::…]:port'", m.group)
+		}
+		c.Group = g
+	}
+	return c, nil
+}
