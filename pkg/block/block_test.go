@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/bits"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -132,5 +131,3 @@ func TestAnyShardsMakeTheBlock(t *testing.T) {
 		}
 	}
 }
-
-var _ = bits.OnesCount64
