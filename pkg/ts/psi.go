@@ -278,7 +278,7 @@ func (t *tables) patSection(a *assembler, sec []byte) {
 	if !ok {
 		return
 	}
-	if h.last >= maxPATSections {
+	if h.last >= maxPATSections || (len(sec)-12)%4 != 0 {
 		t.errors.Malformed++
 		return
 	}
@@ -404,12 +404,15 @@ func (t *tables) pmtSection(a *assembler, sec []byte) {
 		p.raw = append(p.raw[:0], a.raw...)
 		return
 	}
-	d := parseSection(sec)
-	if d == nil || d.PMT == nil {
-		// One descriptor that astits cannot read must not take the programme
-		// off the air: without descriptors only languages and the codecs of
-		// private streams stay unknown.
-		d = parseSection(withoutDescriptors(sec))
+	var d *astits.DemuxerData
+	plain, fit := withoutDescriptors(sec)
+	if fit {
+		d = parseSection(sec)
+	}
+	if plain != nil && (d == nil || d.PMT == nil) {
+		// One bad descriptor must not take the programme off the air: without
+		// them only languages and the codecs of private streams stay unknown.
+		d = parseSection(plain)
 	}
 	if d == nil || d.PMT == nil {
 		t.errors.Malformed++
@@ -559,26 +562,39 @@ func appendSection(dst []byte, pid PID, cc uint8, sec []byte, stuffing int) []by
 }
 
 // withoutDescriptors is a PMT section with every descriptor loop emptied, nil
-// if its lengths do not fit one another.
-func withoutDescriptors(sec []byte) []byte {
+// if the loops do not fit into it; fit tells whether the descriptors fit into
+// the loops.
+func withoutDescriptors(sec []byte) (out []byte, fit bool) {
 	if len(sec) < 16 {
-		return nil
+		return nil, false
 	}
-	out := append([]byte(nil), sec[:12]...)
+	out = append([]byte(nil), sec[:12]...)
 	out[10], out[11] = out[10]&0xf0, 0
-	rest := sec[12 : len(sec)-4]
 	n := int(sec[10]&0x0f)<<8 | int(sec[11])
+	rest := sec[12 : len(sec)-4]
 	if n > len(rest) {
-		return nil
+		return nil, false
 	}
-	for rest = rest[n:]; len(rest) >= 5; rest = rest[n:] {
+	fit = descriptorsFit(rest[:n])
+	for rest = rest[n:]; len(rest) > 0; rest = rest[n:] {
+		if len(rest) < 5 {
+			return nil, false
+		}
 		n = 5 + (int(rest[3]&0x0f)<<8 | int(rest[4]))
 		if n > len(rest) {
-			return nil
+			return nil, false
 		}
+		fit = fit && descriptorsFit(rest[5:n])
 		out = append(out, rest[0], rest[1], rest[2], rest[3]&0xf0, 0)
 	}
-	return sealSection(out)
+	return sealSection(out), fit
+}
+
+func descriptorsFit(loop []byte) bool {
+	for len(loop) >= 2 && len(loop) >= 2+int(loop[1]) {
+		loop = loop[2+int(loop[1]):]
+	}
+	return len(loop) == 0
 }
 
 // sealSection sets the section_length of a section without its checksum and

@@ -67,7 +67,7 @@ type track struct {
 	// Elementary stream
 	window    uint32 // the last bytes
 	unit      unit
-	unitLen   int // bytes of the unit that have been read, emulation prevention left out
+	unitLen   int // bytes of it in bits, emulation prevention left out
 	zeros     int // zero bytes that the unit read so far ends with
 	bits      [8]byte
 	parameter bool // H.264: SPS; MPEG-2: sequence header
@@ -250,13 +250,8 @@ func (t *track) unitByte(b byte) verdict {
 			return t.seiByte(b)
 		}
 		t.bits[t.unitLen] = b
-		if t.unitLen++; t.unitLen == len(t.bits) {
-			return t.slice()
-		}
-		// An I slice at the first macroblock shows in its first byte.
-		if t.unitLen == 1 && b&0x80 != 0 {
-			return t.slice()
-		}
+		t.unitLen++
+		return t.slice()
 	case unitPicture:
 		t.bits[t.unitLen] = b
 		if t.unitLen++; t.unitLen == 2 {
@@ -329,7 +324,8 @@ func (t *track) seiByte(b byte) verdict {
 	return undecided
 }
 
-// slice tells an I slice from the others by its header (H.264 §7.3.3).
+// slice tells an I slice from the others by its header (H.264 §7.3.3), as soon
+// as enough of it has come.
 func (t *track) slice() verdict {
 	r := bitReader{b: t.bits[:t.unitLen]}
 	_ = r.ue() // first_mb_in_slice

@@ -66,7 +66,7 @@ func decode8859(n int, b []byte) string {
 		switch {
 		case c < 0xa0 || n == 1:
 			s.WriteRune(rune(c))
-		case table == nil:
+		case len(table) == 0:
 			s.WriteRune(utf8.RuneError)
 		default:
 			s.WriteRune(table[c-0xa0])
