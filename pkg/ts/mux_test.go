@@ -16,7 +16,10 @@ func newMux() *mux { return &mux{cc: map[PID]uint8{}} }
 func (m *mux) packet(pid PID, start bool, flags byte, payload []byte) Packet {
 	p := make([]byte, 4, PacketSize)
 	p[0], p[1], p[2], p[3] = SyncByte, byte(pid>>8), byte(pid), 0x10|m.cc[pid]&0x0f
-	m.cc[pid]++
+	if m.cc[pid]++; len(payload) == 0 {
+		p[3] ^= 0x10 // no payload, so the counter stands still
+		m.cc[pid]--
+	}
 	if start {
 		p[1] |= 0x40
 	}

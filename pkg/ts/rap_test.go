@@ -16,8 +16,8 @@ var (
 	h264IDR      = []byte{0, 0, 1, 0x65, 0x88, 0x84, 0x00, 0x10}
 	h264ISlice   = []byte{0, 0, 1, 0x41, 0b1_0001000, 0x84, 0x21} // first_mb 0, slice_type 7
 	h264I2Slice  = []byte{0, 0, 1, 0x01, 0b1_011_0000, 0x84, 0x21}
-	h264PSlice   = []byte{0, 0, 1, 0x41, 0b1_00110_00, 0x84, 0x21} // slice_type 5
-	h264BSlice   = []byte{0, 0, 1, 0x01, 0b1_00111_00, 0x84, 0x21} // slice_type 6
+	h264PSlice   = []byte{0, 0, 1, 0x41, 0b1_00110_00, 0x84, 0x21}       // slice_type 5
+	h264BSlice   = []byte{0, 0, 1, 0x01, 0b1_00111_00, 0x84, 0x21}       // slice_type 6
 	h264LateI    = []byte{0, 0, 1, 0x41, 0b0001000_0, 0b001000_11, 0x84} // first_mb 7, slice_type 7
 	h264Recovery = []byte{0, 0, 1, 0x06, 0x06, 0x01, 0xc4, 0x80}
 	// Buffering period of 3 bytes with an emulation prevention byte among
