@@ -46,22 +46,26 @@ func banFor(strikes int) time.Duration {
 	return min(banFirst<<min(strikes-1, 16), banMost)
 }
 
-// offence notes one and returns the strikes so far.
-func (b bans) offence(now Time, o offender, free int) int {
-	x, known := b[o]
-	if known && now >= x.forget {
+// offence notes one; the first free ones have no consequence.
+func (b bans) offence(now Time, o offender, free int) ban {
+	x := b[o]
+	if now >= x.forget {
 		x = ban{}
-	}
-	if !known && len(b) >= maxBans {
-		b.evict()
 	}
 	x.strikes++
 	if x.strikes > free {
 		x.until = now + banFor(x.strikes-free)
 	}
 	x.forget = max(now, x.until) + banMemory
+	b.put(o, x)
+	return x
+}
+
+func (b bans) put(o offender, x ban) {
+	if _, known := b[o]; !known && len(b) >= maxBans {
+		b.evict()
+	}
 	b[o] = x
-	return x.strikes
 }
 
 // evict forgets the entry that would be forgotten first.
@@ -110,10 +114,11 @@ func (t *Table) Ban(now Time, l *Link) {
 	if l.state == dialling {
 		return // nobody has proved anything yet
 	}
-	if t.bans.offence(now, byKey(l.peer), 0) == 1 && !l.addr.Addr().IsLoopback() {
+	x := t.bans.offence(now, byKey(l.peer), 0)
+	t.bans.put(byAddr(l.addr), x)
+	if x.strikes == 1 && !l.addr.Addr().IsLoopback() {
 		t.bans.offence(now, byPrefix(l.addr), t.cfg.MaxLinksPer64-1)
 	}
-	t.bans.offence(now, byAddr(l.addr), 0)
 }
 
 // Banned is how much longer a peer's key is refused, 0 if it is not.

@@ -81,9 +81,6 @@ const (
 	// stale is how long a link may have been silent (its peer sends at least
 	// every pingAfter) and still win against a new one to the same peer.
 	stale = 2 * time.Second
-	// evictAfter is the age from which a half-open handshake gives way when
-	// no more fit: a true peer has finished by then.
-	evictAfter = time.Second
 )
 
 // Why a link ended, beside the reasons that a BYE can carry. These never
@@ -140,7 +137,7 @@ type Config struct {
 	MaxHalfOpen      int
 	MaxHalfOpenPer64 int
 	// MaxHandshakes bounds how many HELLOs a second are worth the public-key
-	// operations of an ANSWER (256, about a twentieth of a core).
+	// operations of an ANSWER (256, about a tenth of a core).
 	MaxHandshakes int
 	// Null replaces key agreement and cipher by ones of the same sizes that
 	// protect nothing, for simulations of thousands of nodes in one process.

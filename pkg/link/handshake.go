@@ -172,12 +172,13 @@ func (t *Table) hello(now Time, from netip.AddrPort, b []byte) Result {
 		t.owner.Send(from, append(out, c[:]...))
 		return Result{}
 	}
-	if !t.room(now, from.Addr()) {
+	if !t.room(from.Addr()) {
 		return t.drop(DropFull)
 	}
-	if t.begun.add(now) > t.cfg.MaxHandshakes {
+	if !t.begun.take(now, t.cfg.MaxHandshakes) {
 		return t.drop(DropRate)
 	}
+	t.makeRoom()
 	h := &halfOpen{key: key, ephemeral: [32]byte(b[helloNoise:]), tag: t.freshTag(), begun: now}
 	h.handshake = t.newHandshake(false, b[:helloPrologue])
 	if _, _, _, ok := t.readNoise(h.handshake, nil, h.ephemeral[:]); !ok {
@@ -209,22 +210,25 @@ func (t *Table) sendAnswer(h *halfOpen) {
 	t.owner.Send(h.key.from, h.answer[:])
 }
 
-// room reports whether one more handshake from an address may begin. When
-// half-open ones fill the table, the oldest gives way if it had its time.
-func (t *Table) room(now Time, a netip.Addr) bool {
+// room reports whether one more handshake from an address may begin.
+func (t *Table) room(a netip.Addr) bool {
 	if t.links >= t.cfg.MaxLinks {
 		return false
 	}
 	// Nobody outside can send from a loopback address: many nodes on one
 	// machine are no attack.
-	if !a.IsLoopback() {
-		p := t.prefixes[prefix64(a)]
-		if p.halves >= t.cfg.MaxHalfOpenPer64 || p.links+p.halves >= t.cfg.MaxLinksPer64 {
-			return false
-		}
-	}
-	if len(t.halves) < t.cfg.MaxHalfOpen {
+	if a.IsLoopback() {
 		return true
+	}
+	p := t.prefixes[prefix64(a)]
+	return p.halves < t.cfg.MaxHalfOpenPer64 && p.links+p.halves < t.cfg.MaxLinksPer64
+}
+
+// makeRoom lets the oldest half-open handshake give way when no more fit. At
+// MaxHandshakes a second it had a second, in which a true peer has finished.
+func (t *Table) makeRoom() {
+	if len(t.halves) < t.cfg.MaxHalfOpen {
+		return
 	}
 	var oldest *halfOpen
 	for _, h := range t.halves {
@@ -232,11 +236,7 @@ func (t *Table) room(now Time, a netip.Addr) bool {
 			oldest = h
 		}
 	}
-	if now-oldest.begun < evictAfter {
-		return false
-	}
 	t.forgetHalf(oldest)
-	return true
 }
 
 func (t *Table) forgetHalf(h *halfOpen) {
@@ -384,6 +384,7 @@ func (t *Table) finish(now Time, from netip.AddrPort, b []byte, h *halfOpen) Res
 		return t.drop(DropRefused)
 	}
 	if left := t.Banned(now, l.peer); left > 0 {
+		t.bans.put(byAddr(from), t.bans[byKey(l.peer)]) // not worth another handshake
 		l.bye(now, wire.ByeRefused, "refused for another "+left.Round(time.Second).String())
 		return t.drop(DropRefused)
 	}

@@ -39,15 +39,35 @@ func (p *perSecond) roll(now Time) {
 	}
 }
 
-// add counts one event and returns how many there are in this second.
-func (p *perSecond) add(now Time) int {
+// add counts one event.
+func (p *perSecond) add(now Time) {
 	p.roll(now)
 	p.now++
-	return p.now
 }
 
 // peak is the greater count of this second and the one before.
 func (p *perSecond) peak() int { return max(p.now, p.last) }
+
+// allowance lets through so many events a second, evenly: when there are more,
+// each has the same chance, whenever in the second it comes.
+type allowance struct {
+	credit time.Duration // what may be spent; one second is a second's worth
+	last   Time
+}
+
+// allowanceBurst is how much credit piles up while nothing happens.
+const allowanceBurst = 250 * time.Millisecond
+
+func (a *allowance) take(now Time, perSecond int) bool {
+	a.credit = min(a.credit+now-a.last, allowanceBurst)
+	a.last = now
+	cost := time.Second / time.Duration(perSecond)
+	if a.credit < cost {
+		return false
+	}
+	a.credit -= cost
+	return true
+}
 
 // underLoad reports whether a HELLO has to bring a cookie.
 func (t *Table) underLoad() bool {

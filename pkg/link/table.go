@@ -30,7 +30,7 @@ type Table struct {
 	bans     bans
 	timers   timers
 	hellos   perSecond // that came
-	begun    perSecond // handshakes answered
+	begun    allowance // handshakes answered
 	stats    Stats
 	out      [wire.MaxDatagram]byte // of one outgoing datagram
 	plain    [wire.MaxDatagram]byte // of one handshake payload
@@ -82,6 +82,7 @@ func NewTable(cfg Config, owner Owner) *Table {
 		accepted: make(map[helloKey]*Link),
 		prefixes: make(map[netip.Addr]perPrefix),
 		bans:     make(bans),
+		begun:    allowance{credit: allowanceBurst},
 	}
 	var ciphers noise.CipherFunc = chachaPoly{}
 	if cfg.Null {
