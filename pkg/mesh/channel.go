@@ -49,7 +49,6 @@ type Channel struct {
 	spare  []*block.Block
 
 	orphans    []orphan
-	askedRun   askOnce // manifests of runs we do not know
 	rate       float64 // stream, bytes a second
 	descriptor []byte  // whole datagram
 	descSeq    int64

@@ -43,6 +43,7 @@ type group struct {
 	groupVerify allowance
 	repairer    *neighbour
 	repairAddr  netip.AddrPort
+	wanted      askOnce // a manifest to be asked for, and when
 }
 
 // groupAsk is one receiver's request, held for a moment.
@@ -74,6 +75,12 @@ func (c *Channel) ListenToGroup() { c.group.listening = true }
 // receiving reports whether the group brings the channel now.
 func (g *group) receiving(now Time) bool {
 	return g.listening && g.heardAt != 0 && now-g.heardAt < groupSilent
+}
+
+// ahead reports whether a neighbour says that it has what we lack.
+func (nb *neighbour) ahead() bool {
+	p, c := nb.theirs, nb.ch
+	return p.Run > c.run || p.Run == c.run && c.begun && p.Newest != wire.NoNumber && p.Newest >= c.next
 }
 
 func (c *Channel) fromGroup(from netip.AddrPort, b []byte) {
@@ -116,7 +123,7 @@ func (g *group) heard(number block.Number, now Time) {
 
 // onBeacon learns where repairs are to be had.
 func (c *Channel) onBeacon(from netip.AddrPort, m *wire.Beacon) {
-	g := &c.group
+	n, g := c.node, &c.group
 	to := from
 	if a := m.Repair.Addr(); a.IsValid() && !a.IsUnspecified() {
 		if a.IsLinkLocalUnicast() {
@@ -126,6 +133,11 @@ func (c *Channel) onBeacon(from netip.AddrPort, m *wire.Beacon) {
 	}
 	if p := m.Repair.Port(); p != 0 {
 		to = netip.AddrPortFrom(to.Addr(), p)
+	}
+	if n.now-g.heardAt < groupSilent || g.heardAt == 0 {
+		if m.Run == 0 || m.Newest == wire.NoNumber || m.Run == c.run && c.begun && m.Newest <= g.latest {
+			g.heardAt = n.now // nothing to be heard is not silence
+		}
 	}
 	if !to.IsValid() || to.Port() == 0 || to.Addr().IsMulticast() || to.Addr().IsUnspecified() {
 		return
@@ -249,6 +261,12 @@ func (g *group) housekeep(c *Channel) {
 	if !g.listening {
 		return
 	}
+	if w := g.wanted; w.at != 0 && n.now >= w.at {
+		g.wanted = askOnce{}
+		if s := c.slot(w.name.Number); g.repairer != nil && (w.name.Run != c.run || !c.begun || w.name.Number >= c.next || s != nil && s.b == nil) {
+			g.repairer.askFor(w.name)
+		}
+	}
 	switch {
 	case g.receiving(n.now):
 		if c.parent != nil && c.parent == g.repairer && n.now-g.heardSince > 2*time.Second {
@@ -258,7 +276,7 @@ func (g *group) housekeep(c *Channel) {
 			c.parent = nil
 			n.out.Event(Event{Kind: EventParent, Channel: c.ID, Text: "multicast group"})
 		}
-	case c.parent == nil && g.repairer != nil && g.repairer.candidate() && g.repairer.theirs.Run != 0:
+	case c.parent == nil && g.repairer != nil && g.repairer.candidate() && g.repairer.ahead():
 		c.adoptParent(g.repairer)
 		g.repairer.peer.tell(g.repairer.appendSubscribe)
 	}

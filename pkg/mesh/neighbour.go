@@ -55,7 +55,6 @@ type neighbour struct {
 	repairs    allowance // shards they may request
 	saidState  Time
 	saidNewer  Time
-	groupOnly  bool // they listen to the group: repairs may go there
 }
 
 // allowance is a token bucket in whole things a second.
@@ -480,12 +479,12 @@ func (nb *neighbour) onSubscribe(m *wire.Subscribe) {
 	case c.parent == nb:
 		mask, reason = 0, wire.GrantNotLive // no loop of two
 	default:
-		if room := n.room(nb); room < onesCount(mask) {
-			mask, reason = lowest(mask, room), wire.GrantFull
+		if n.room(nb) < onesCount(mask) {
+			// Whole or not at all: half of a block is of no use to anybody.
+			mask, reason = 0, wire.GrantFull
 		}
 	}
 	nb.push.subscribe(m, mask)
-	nb.groupOnly = m.BackfillOnly
 	if m.BackfillOnly {
 		nb.push.mask = 0
 	}
@@ -544,6 +543,9 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 		nb.denied = max(nb.denied, 1)
 		nb.subscribed = false
 		nb.joinAt = c.node.now
+		if m.Mask != 0 {
+			nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Mask: m.Mask}).Append)
+		}
 		c.parent = nil
 		c.chooseParent()
 	}

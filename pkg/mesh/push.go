@@ -55,6 +55,7 @@ type pusher struct {
 // debt is what a child is owed of one block.
 type debt struct {
 	want, sent uint64
+	again      uint64 // sent once more on request: says nothing about delay
 	manifest   uint8
 }
 
@@ -222,23 +223,30 @@ func (n *Node) pump() {
 	n.bucket.refill(n.now)
 	for _, c := range n.channels {
 		k := len(c.neighbours)
-		for i := range k {
-			nb := c.neighbours[(i+n.rotate)%k]
-			if nb.push.pending > 0 {
-				c.pump(&nb.push)
-			}
-		}
 		if c.group.sending && c.group.push.pending > 0 {
 			c.pump(&c.group.push)
+		}
+		// Those who are at the live edge come first: what a newcomer still
+		// has to catch up with must not hold up a picture.
+		for _, behind := range [2]bool{false, true} {
+			for i := range k {
+				nb := c.neighbours[(i+n.rotate)%k]
+				if nb.push.pending > 0 && nb.push.behind() == behind {
+					c.pump(&nb.push)
+				}
+			}
 		}
 	}
 	n.rotate++
 }
 
+// behind reports whether the child still catches up.
+func (p *pusher) behind() bool { return p.base < p.backlog }
+
 // speed is the rate at which a child is sent, bytes a second.
 func (p *pusher) speed(c *Channel) float64 {
 	times := float64(pushSpeed)
-	if p.base < p.backlog {
+	if p.behind() {
 		times = backlogSpeed
 	}
 	r := max(c.rate*times, pushFloor)
@@ -306,7 +314,9 @@ func (c *Channel) pumpBlock(p *pusher, s *slot, d *debt, mark *sentMark) bool {
 			if dg := s.b.Datagram(i); dg != nil {
 				c.sendOne(p, dg)
 				n.stats.ShardsOut++
-				mark.number, mark.index = s.number, uint8(i)
+				if d.again>>i&1 == 0 {
+					mark.number, mark.index = s.number, uint8(i)
+				}
 				d.sent |= 1 << i
 			}
 			d.want &^= 1 << i
@@ -409,8 +419,14 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 			return
 		}
 	}
-	if c.group.sending && (nb.groupOnly || nb.push.mask == 0) {
+	switch {
+	case nb.push.mask != 0:
+	case c.group.sending:
 		c.group.ask(nb, s, want, m.Manifest, n.now)
+		return
+	case n.room(nb) < block.Stripes:
+		// Those who were promised the channel come first.
+		nb.peer.tell((&wire.Refuse{Channel: c.tag, Name: m.Name, Reason: wire.RefuseBusy}).Append)
 		return
 	}
 	nb.resend(s, want, m.Manifest)
@@ -426,7 +442,14 @@ func (nb *neighbour) resend(s *slot, want uint64, manifest bool) {
 		nb.push.oweManifest(d, manifestWanted)
 	}
 	have := want & s.b.Have()
+	d.again |= d.sent & have
 	d.sent &^= have
+	for i := range nb.push.nbatch {
+		// A report about one of these could mean either sending.
+		if k := &nb.push.batch[i]; k.number == s.number && have>>k.index&1 == 1 {
+			k.number = wire.NoNumber
+		}
+	}
 	nb.push.owe(d, have)
 	// What we lack may still come: then it goes out like any push.
 }

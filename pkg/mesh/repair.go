@@ -29,12 +29,13 @@ func (c *Channel) schedule(s *slot) {
 	c.repairAt = min(c.repairAt, c.due(s))
 }
 
-// from is whose pushes a block is expected from.
-func (c *Channel) latest() (block.Number, Time) {
+// latest is the newest block of which those who push to us have sent
+// anything, when they began it, and when they last sent anything at all.
+func (c *Channel) latest() (number block.Number, begun, last Time) {
 	if c.parent != nil {
-		return c.parent.latest, c.parent.latestAt
+		return c.parent.latest, c.parent.latestAt, c.parent.lastData
 	}
-	return c.group.latest, c.group.latestAt
+	return c.group.latest, c.group.latestAt, c.group.heardAt
 }
 
 // due is when a block is to be asked for.
@@ -42,10 +43,13 @@ func (c *Channel) due(s *slot) Time {
 	if s.askAt != 0 {
 		return s.askAt
 	}
-	if latest, at := c.latest(); latest > s.number && s.passed == 0 {
+	latest, at, last := c.latest()
+	if latest > s.number && s.passed == 0 {
 		s.passed = max(at, s.first)
 	}
-	t := max(s.last, s.first) + quiet
+	// A parent that still sends has not come to this block yet, or has not
+	// finished with it.
+	t := max(s.last, s.first, last) + quiet
 	if s.passed != 0 {
 		t = min(t, max(s.passed, s.last)+reorderSlack)
 	}
@@ -193,7 +197,7 @@ func (c *Channel) server(s *slot) *neighbour {
 		return c.parent
 	}
 	for _, nb := range c.neighbours {
-		if nb != c.parent && usable(nb) && nb.theirs.Run == c.run && nb.theirs.Newest != wire.NoNumber &&
+		if nb != c.parent && usable(nb) && nb.denied == 0 && nb.theirs.Run == c.run && nb.theirs.Newest != wire.NoNumber &&
 			nb.theirs.Oldest <= s.number && s.number <= nb.theirs.Newest {
 			others = append(others, nb)
 		}
@@ -238,11 +242,11 @@ func (c *Channel) askManifest(from *neighbour, name block.Name) {
 		return
 	}
 	if from == nil {
-		from = c.group.repairer
-		if from == nil || n.now-c.askedRun.at < groupBackoff {
-			return
+		// The second copy may still come, and others lack it too.
+		if c.group.wanted.at == 0 {
+			c.group.wanted = askOnce{name, n.now + quiet + time.Duration(n.random.Int64N(int64(groupBackoff)))}
 		}
-		c.askedRun = askOnce{name, n.now}
+		return
 	}
 	from.askFor(name)
 }
@@ -294,7 +298,7 @@ func (c *Channel) housekeep() {
 	// Blocks that came whole count for the loss too.
 	for k := max(c.oldest, c.next-min(c.next, 8)); k < c.next; k++ {
 		if s := c.slot(k); s != nil && !s.sampled && s.decoded {
-			if latest, at := c.latest(); latest > k && n.now-at > reorderSlack || n.now-s.last > 2*quiet {
+			if latest, at, _ := c.latest(); latest > k && n.now-at > reorderSlack || n.now-s.last > 2*quiet {
 				c.sample(s)
 			}
 		}
