@@ -238,14 +238,14 @@ func TestClips(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := NewWalker()
-			if got := rapsOf(walk(w, clip(t, c.name))); !slices.Equal(got, c.raps) {
+			if got := rapsOf(walk(w, readClip(t, c.name))); !slices.Equal(got, c.raps) {
 				t.Errorf("random access points at %v, want %v", got, c.raps)
 			}
 		})
 	}
 }
 
-func clip(t testing.TB, name string) []byte {
+func readClip(t testing.TB, name string) []byte {
 	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("testdata/%s.ts", name))
 	if err != nil {

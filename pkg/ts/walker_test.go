@@ -2,6 +2,7 @@ package ts
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"slices"
 	"testing"
 )
@@ -211,7 +212,7 @@ func TestDiscontinuityKeepsTheCounters(t *testing.T) {
 
 func TestWalkDoesNotAllocate(t *testing.T) {
 	for _, name := range []string{"h264_open_gop", "hevc_open_gop", "mpeg2"} {
-		b := clip(t, name)
+		b := readClip(t, name)
 		w := NewWalker()
 		walk(w, b)
 		if n := testing.AllocsPerRun(10, func() {
@@ -224,61 +225,121 @@ func TestWalkDoesNotAllocate(t *testing.T) {
 	}
 }
 
-func FuzzWalker(f *testing.F) {
-	m := newMux()
-	m.table(PIDPAT, pat(0, patEntry{1, 0x100}, patEntry{2, 0x100}))
-	m.table(0x100, pmt(1, 0, 0x101, es{0x1b, 0x101, nil}))
-	m.table(0x100, pmt(2, 0, 0x102, es{0x02, 0x102, nil}))
-	m.table(PIDSDT, sdt(0, map[uint16]string{1: "one"}))
-	for _, au := range accessUnits {
-		m.pes(0x101, 0, au.es, 50)
-		m.pes(0x102, 0, au.es, 20)
+// hostile walks packets and fails where a note or a preamble breaks its promise.
+func hostile(t *testing.T, b []byte) {
+	t.Helper()
+	w := NewWalker()
+	w.Walk(b[:min(len(b), 100)])
+	candidate, since := false, 0
+	for i := 0; i+PacketSize <= len(b); i += PacketSize {
+		p := Packet(b[i : i+PacketSize])
+		n := w.Walk(p)
+		if w.lead != nil && p.PID() == w.tracks[w.slot-1].pid {
+			since++
+		}
+		if n&NoteCandidate != 0 {
+			candidate, since = true, 1
+		}
+		verdict := n & (NoteConfirmed | NoteRefuted)
+		if verdict == NoteConfirmed|NoteRefuted || n&NoteCandidate != 0 && n&NoteRefuted != 0 {
+			t.Fatalf("packet %d: note %v", i/PacketSize, n)
+		}
+		if verdict != 0 {
+			if !candidate {
+				t.Fatalf("packet %d: verdict %v without a candidate", i/PacketSize, n)
+			}
+			candidate = false
+		}
+		if candidate && since >= verdictPackets {
+			t.Fatalf("packet %d: undecided after %d packets of its PID", i/PacketSize, since)
+		}
+		pre := w.AppendPreamble(nil)
+		if n&NoteCandidate != 0 && len(pre) == 0 || len(pre)%PacketSize != 0 || len(pre) > maxPreamblePackets*PacketSize {
+			t.Fatalf("packet %d: preamble of %d bytes", i/PacketSize, len(pre))
+		}
+		if n&NotePrograms != 0 {
+			w.Programs()
+			PIDsOfPreamble(pre)
+		}
 	}
-	f.Add(m.out)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		w := NewWalker()
-		w.Walk(b[:min(len(b), 100)])
-		candidate := false
-		// Tables have to have their checksums to get anywhere, so seal those
-		// that are in one packet.
-		for i := 0; i+PacketSize <= len(b); i += PacketSize {
-			p := Packet(b[i : i+PacketSize])
-			p[0] = SyncByte
-			if s := p.Payload(); p.PayloadStart() && len(s) > 4 && s[0] == 0 && s[1] <= tableSDT {
-				if n := int(s[2]&0x0f)<<8 | int(s[3]); n >= 9 && n+4 <= len(s) {
-					sealSection(s[1 : n : n+4])
-				}
-			}
-			n := w.Walk(p)
-			if n&NoteCandidate != 0 {
-				candidate = true
-			}
-			if n&(NoteConfirmed|NoteRefuted) == NoteConfirmed|NoteRefuted || n&NoteCandidate != 0 && n&NoteRefuted != 0 {
-				t.Fatalf("packet %d: note %v", i/PacketSize, n)
-			}
-			if n&(NoteConfirmed|NoteRefuted) != 0 {
-				if !candidate {
-					t.Fatalf("packet %d: verdict %v without a candidate", i/PacketSize, n)
-				}
-				candidate = false
-			}
-			pre := w.AppendPreamble(nil)
-			if n&NoteCandidate != 0 && len(pre) == 0 || len(pre)%PacketSize != 0 || len(pre) > maxPreamblePackets*PacketSize {
-				t.Fatalf("packet %d: preamble of %d bytes", i/PacketSize, len(pre))
-			}
-			if n&NotePrograms != 0 {
-				w.Programs()
-				PIDsOfPreamble(pre)
+	w.PCRPID()
+}
+
+// seal gives the sections that begin and end in a packet their checksums,
+// without which changed ones get nowhere.
+func seal(b []byte) {
+	for i := 0; i+PacketSize <= len(b); i += PacketSize {
+		p := Packet(b[i : i+PacketSize])
+		p[0] = SyncByte
+		if s := p.Payload(); p.PayloadStart() && len(s) > 4 && s[0] == 0 && s[1] <= tableSDT {
+			if n := int(s[2]&0x0f)<<8 | int(s[3]); n >= 9 && n+4 <= len(s) {
+				sealSection(s[1 : n : n+4])
 			}
 		}
-		w.PCRPID()
+	}
+}
+
+// damaged is a stream with bits, bytes and packets changed by chance.
+func damaged(r *rand.Rand, in []byte) []byte {
+	b := slices.Clone(in)
+	packets := len(b) / PacketSize
+	packet := func() []byte { i := r.IntN(packets); return b[i*PacketSize : (i+1)*PacketSize] }
+	for range 1 + r.IntN(20) {
+		switch p := packet(); r.IntN(6) {
+		case 0:
+			p[r.IntN(PacketSize)] ^= 1 << r.IntN(8)
+		case 1: // where headers, lengths and tables are
+			p[1+r.IntN(24)] = byte(r.Uint32())
+		case 2:
+			copy(p, packet())
+		case 3:
+			p[3] = byte(r.Uint32())
+		case 4:
+			p[4] = byte(r.Uint32())
+		case 5:
+			n := r.IntN(packets)
+			b = append(b[:n*PacketSize:n*PacketSize], b[min(n+1+r.IntN(8), packets)*PacketSize:]...)
+			if packets = len(b) / PacketSize; packets == 0 {
+				return b
+			}
+		}
+	}
+	seal(b)
+	return b
+}
+
+func TestDamage(t *testing.T) {
+	m := newMux()
+	multiplex(m)
+	for _, au := range accessUnits {
+		m.pes(0x101, 0, au.es, 50)
+		m.pes(0x201, 0, au.es, 20)
+	}
+	multiplex(m)
+	r := rand.New(rand.NewPCG(1, 2))
+	for range 3000 {
+		b := damaged(r, m.out)
+		hostile(t, b)
+		hostileFilter(t, 2, b)
+	}
+}
+
+func FuzzWalker(f *testing.F) {
+	m := newMux()
+	m.table(PIDPAT, pat(0, patEntry{1, 0x100}))
+	m.table(0x100, pmt(1, 0, 0x101, es{0x1b, 0x101, nil}))
+	m.pes(0x101, 0, cat(h264AUD, h264SPS, h264Recovery, h264PSlice), 20)
+	f.Add(m.out)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		seal(b)
+		hostile(t, b)
 	})
 }
 
 func BenchmarkWalk(b *testing.B) {
 	for _, name := range []string{"h264_open_gop", "hevc_open_gop", "mpeg2"} {
 		b.Run(name, func(b *testing.B) {
-			in := clip(b, name)
+			in := readClip(b, name)
 			w := NewWalker()
 			walk(w, in)
 			b.SetBytes(int64(len(in)))
