@@ -1,0 +1,9 @@
+//go:build !linux
+
+package input
+
+import "syscall"
+
+func controlPlain(string, string, syscall.RawConn) error { return nil }
+
+func transient(error) bool { return false }
