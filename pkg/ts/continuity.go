@@ -49,10 +49,15 @@ type Continuity struct {
 	before [PIDCount][PacketSize]byte
 }
 
+// clearPayload is the fourth byte of a packet without its continuity counter:
+// a payload that is not scrambled, and no adaptation field.
+const clearPayload = 0x10
+
 type pidState struct {
 	Counters
 	batch  uint32 // the batch that holds the last packet; else it is in before
 	offset int    // where in it
+	next   byte   // the fourth byte of the packet that is most likely to come; 0 = none
 	cc     uint8
 	known  bool // cc is
 	twice  bool // the last packet repeated the one before
@@ -76,7 +81,14 @@ func (c *Continuity) Observe(packets []byte) {
 	for off := 0; off+PacketSize <= len(packets); off += PacketSize {
 		p := Packet(packets[off : off+PacketSize : off+PacketSize])
 		pid := p.PID()
-		s := &c.pids[pid]
+		s := &c.pids[pid%PIDCount]
+		if h := p[3]; s.next == h && s.batch == c.batch && !p.TransportError() {
+			// Nearly every packet: payload only, in the clear, in order.
+			s.Packets++
+			s.next = clearPayload | (h+1)&0x0f
+			s.cc, s.twice, s.offset = h&0x0f, false, off
+			continue
+		}
 		if s.Packets == 0 {
 			c.seen[c.nSeen] = pid
 			c.nSeen++
@@ -115,6 +127,7 @@ func (c *Continuity) Observe(packets []byte) {
 			}
 		}
 		s.cc, s.known, s.twice = cc, true, twice
+		s.next = clearPayload | (cc+1)&0x0f
 		if s.batch != c.batch {
 			s.batch = c.batch
 			c.inUse[used] = pid

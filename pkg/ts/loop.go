@@ -9,6 +9,10 @@ const (
 	// stamps of a component before these are not believed.
 	loopAdjust = TimestampHz
 
+	// loopSqueeze is by how much the last PCR and the first of the next pass may
+	// be closer than the bytes between them say, to make time stamps meet.
+	loopSqueeze = 8
+
 	// loopSparse is the mean distance of time stamps from which on a
 	// component (subtitles, teletext pages) says nothing about the end of the file.
 	loopSparse = TimestampHz / 2
@@ -22,13 +26,13 @@ const (
 // without end: PCR, OPCR, PTS and DTS go on from pass to pass, and so do the
 // continuity counters of each PID. The first pass is left as it is.
 //
-// All clocks of the file are moved by one offset a pass, also those of
-// several programmes: from the first to the last PCR of the component that has most
-// of them and what lies before the one and after the other; or a little longer where time stamps would
-// else overlap. Discontinuities inside the file stay. Not rewritten are: ESCR,
-// DTS_next_AU, times inside sections (TDT, EIT, SCTE-35), PES headers that
-// are scrambled or do not fit the packet they begin in, and packets with
-// transport_error_indicator.
+// All clocks of the file are moved by one offset a pass, also those of several
+// programmes: the duration of the longest component, or, where the PCRs do not
+// allow it or it cannot be told, the time from the first PCR to the last and
+// what lies before the one and after the other. Discontinuities inside the file
+// stay. Not rewritten are: ESCR, DTS_next_AU, times inside sections (TDT, EIT,
+// SCTE-35), PES headers that are scrambled or do not fit the packet they begin
+// in, and packets with transport_error_indicator.
 //
 // Rewrite every packet of the file in order, Rewind at its end, and so on. It
 // is large (about 0.5 MB of address space), works in place and does not allocate.
@@ -68,9 +72,12 @@ type loopPCR struct {
 type loopPES struct {
 	n           int
 	video       bool
-	first, last uint64 // ticks of 90 kHz
-	bytes       int64  // payload since the first one
-	lastBytes   int64  // payload since the last one
+	first, last uint64 // DTS, ticks of 90 kHz
+	firstPTS    uint64
+	earliest    int64 // PTS shown first,
+	latest      int64 // and last, both relative to firstPTS
+	bytes       int64 // payload since the first one
+	lastBytes   int64 // payload since the last one
 }
 
 // NewLoop makes a Loop at the start of the first pass.
@@ -110,11 +117,12 @@ func (l *Loop) rewrite(p Packet, pid PID) {
 		pts, dts = pesTimestamps(payload)
 	}
 	if pts != nil {
-		t := dts
-		if t == nil {
-			t = pts
+		t := timestamp(pts)
+		decoded := t
+		if dts != nil {
+			decoded = timestamp(dts)
 		}
-		s.pes.add(timestamp(t), payload)
+		s.pes.add(t, decoded, payload)
 	}
 	if l.offset == 0 {
 		return
@@ -164,29 +172,29 @@ func (l *Loop) Step() time.Duration {
 }
 
 // duration is what the clocks of this pass have to be moved by for the next to
-// follow it, in ticks of 90 kHz modulo 2^33.
+// follow it, in ticks of 90 kHz modulo 2^33: as long as the longest component,
+// so that none overlaps or pauses, as far as the PCRs allow.
 func (l *Loop) duration() uint64 {
-	var best *loopPCR
+	var clock *loopPCR
+	longest, known := int64(0), false
 	for _, pid := range l.used[:l.nUsed] {
-		if c := &l.pids[pid].pcr; c.intervals > 0 && (best == nil || c.intervals > best.intervals) {
-			best = c
+		s := &l.pids[pid]
+		if s.pcr.intervals > 0 && (clock == nil || s.pcr.intervals > clock.intervals) {
+			clock = &s.pcr
+		}
+		if d, ok := s.pes.duration(); ok {
+			longest, known = max(longest, d), true
 		}
 	}
-	var step uint64
-	if best != nil {
-		ticks := uint64(ticksBetween(best.first, best.last)+best.outside(l.pos)) + PCRModulus
-		step = (ticks%PCRModulus + ticksPerTimestamp - 1) / ticksPerTimestamp
-	}
-	more := int64(0)
-	for _, pid := range l.used[:l.nUsed] {
-		s := &l.pids[pid].pes
-		if need, ok := s.duration(); ok {
-			if d := timestampsBetween(step, need); d > more && (best == nil || d < loopAdjust) {
-				more = d
-			}
+	step := longest
+	if clock != nil {
+		span, outside := ticksBetween(clock.first, clock.last), clock.outside(l.pos)
+		step = (span + outside) / ticksPerTimestamp
+		if known && longest < step+loopAdjust {
+			step = max(longest, (span+outside/loopSqueeze)/ticksPerTimestamp+1)
 		}
 	}
-	return (step + uint64(more)) & timestampMask
+	return uint64(step) & timestampMask
 }
 
 func (c *loopPCR) add(pcr uint64, pos int64) {
@@ -215,19 +223,21 @@ func (c *loopPCR) outside(size int64) int64 {
 	return c.ticks / int64(c.intervals)
 }
 
-func (s *loopPES) add(t uint64, payload []byte) {
+func (s *loopPES) add(pts, dts uint64, payload []byte) {
 	n := int64(len(payload))
 	if s.n++; s.n == 1 {
-		s.first, s.bytes = t, n
+		*s = loopPES{n: 1, first: dts, firstPTS: pts, bytes: n}
 		s.video = payload[3]&0xf0 == 0xe0 // table 2-22
 	}
-	s.last, s.lastBytes = t, n
+	s.last, s.lastBytes = dts, n
+	shown := timestampsBetween(s.firstPTS, pts)
+	s.earliest, s.latest = min(s.earliest, shown), max(s.latest, shown)
 }
 
-// duration is the time from the first time stamp to the end of the last PES
-// packet, in ticks of 90 kHz modulo 2^33. That one lasts as long as the mean
-// if it is a picture, else as long for its size as those before.
-func (s *loopPES) duration() (uint64, bool) {
+// duration is the time from the beginning of the first PES packet to the end
+// of the last, as decoded and as shown, in ticks of 90 kHz. The last one lasts
+// as long as the mean if it is a picture, else as long for its size as those before.
+func (s *loopPES) duration() (int64, bool) {
 	span := timestampsBetween(s.first, s.last)
 	if s.n < 2 || span <= 0 || span/int64(s.n-1) > loopSparse || s.bytes <= s.lastBytes {
 		return 0, false
@@ -236,7 +246,7 @@ func (s *loopPES) duration() (uint64, bool) {
 	if !s.video {
 		tail = min(tail, int64(float64(span)*float64(s.lastBytes)/float64(s.bytes-s.lastBytes)))
 	}
-	return uint64(span + tail), true
+	return max(span, s.latest-s.earliest) + tail, true
 }
 
 // timestampsBetween is b−a around the wrap of 33 bits, negative if b is the earlier one.

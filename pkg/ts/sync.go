@@ -37,14 +37,16 @@ type SyncStats struct {
 // Sync finds the packets in a stream of bytes: units of 188 bytes, of 192 (a
 // time stamp of 4 bytes in front) or of 204 (16 bytes of parity behind).
 //
-// A packet is given out when the sync byte after it has been seen, or at
-// Flush. So a packet from which bytes were lost is never given out with a
-// piece of its successor at its end; the price is that the one packet just before
-// inserted garbage is dropped as well, since nothing tells the two apart. A packet
-// whose own sync byte is damaged is dropped; its neighbours are kept. What was
-// decided does not depend on how the input was cut into chunks. Packets are
-// judged by their framing alone once in lock: the transport_error_indicator,
-// reserved values and the like pass.
+// A packet is given out when the sync byte after it has been seen, or at Flush.
+// So a packet from which bytes were lost is not given out with a piece of its
+// successor at its end, except where framing cannot tell: if whole units are
+// missing, or a byte of payload that now stands where the sync byte is due is
+// 0x47. The price is that the one packet just before inserted garbage is
+// dropped as well, since nothing tells the two apart. A packet whose own sync
+// byte is damaged is dropped; its neighbours are kept. What was decided does
+// not depend on how the input was cut into chunks. Packets are judged by their
+// framing alone once in lock: the transport_error_indicator, reserved values
+// and the like pass.
 //
 // The zero Sync is ready for use. It holds less than 5 kB, and is not safe for
 // concurrent use.
