@@ -1,0 +1,66 @@
+// Package vectors holds the vectors in docs/vectors against decode.py, an
+// implementation of docs/protocol.md that shares no code with ours.
+package vectors
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+const vectors = "../../docs/vectors"
+
+// decode runs decode.py over the vectors in dir. It skips the test where there
+// is no Python, but never in CI.
+func decode(t *testing.T, dir string) (output string, err error) {
+	t.Helper()
+	python, err := exec.LookPath("python3")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("python3 is needed to decode the vectors: ", err)
+		}
+		t.Skip("python3 is needed to decode the vectors: ", err)
+	}
+	out, err := exec.CommandContext(t.Context(), python, "decode.py", dir).CombinedOutput()
+	return string(out), err
+}
+
+func TestAnotherImplementationDecodesTheVectors(t *testing.T) {
+	out, err := decode(t, vectors)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	t.Log(out)
+}
+
+// The decoder looks at what it is given: a changed bit anywhere shows.
+func TestAnotherImplementationRefusesDamage(t *testing.T) {
+	for _, tt := range []struct{ file, old, new string }{
+		{"block.json", `"parity": [
+    "`, `"parity": [
+    "0`},
+		{"channel.json", `"tag": "`, `"tag": "0`},
+		{"stream.bin", "\xf6\x36\x63\x42", "\xf6\x36\x63\x43"},
+	} {
+		dir := t.TempDir()
+		if err := os.CopyFS(dir, os.DirFS(vectors)); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, tt.file)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Contains(b, []byte(tt.old)) {
+			t.Fatalf("%s has no %q", tt.file, tt.old)
+		}
+		if err := os.WriteFile(path, bytes.Replace(b, []byte(tt.old), []byte(tt.new), 1), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := decode(t, dir); err == nil {
+			t.Errorf("%s: %q instead of %q was accepted: %s", tt.file, tt.new, tt.old, out)
+		}
+	}
+}
