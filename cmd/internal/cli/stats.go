@@ -20,7 +20,8 @@ type Stats struct {
 // AddFlags adds --stats and --stats-file.
 func (s *Stats) AddFlags(fs *pflag.FlagSet) {
 	fs.Var(&s.every, "stats", "write statistics every `TIME` (1s), as JSON lines to stderr")
-	fs.Lookup("stats").NoOptDefVal = "1s"
+	stats := fs.Lookup("stats")
+	stats.NoOptDefVal, stats.DefValue = "1s", ""
 	fs.StringVar(&s.file, "stats-file", "", "write the statistics to `FILE` (and write some: --stats)")
 }
 
