@@ -575,7 +575,8 @@ func FuzzReceive(f *testing.F) {
 	f.Add([]byte("\x02\x01\x8023456781234567812345678"), uint16(3))
 	f.Add(append(make([]byte, 8), wire.TypeSealed, 0, 0, 0, 1, 2, 3), uint16(4))
 	f.Fuzz(func(t *testing.T, b []byte, how uint16) {
-		n, x, y := pair(t, 1)
+		n := newNetwork(t, 1)
+		x, y := n.add("x", Config{Null: true}), n.add("y", Config{Null: true})
 		lx, ly := n.connect(x, y)
 		z := y.Dial(n.now, addr("[2001:db8:9::1]:1"), nil)
 		y.Receive(n.now, addr("[2001:db8:8::1]:1"), forgedHello(n.random))
@@ -623,3 +624,18 @@ func FuzzReceive(f *testing.F) {
 }
 
 func seededRand() *rand.Rand { return rand.New(rand.NewPCG(7, 7)) }
+
+func TestManyNodesOfOneMachineMayLink(t *testing.T) {
+	n := newNetwork(t, 1)
+	b := n.add("b", Config{})
+	n.moveTo(b, "[::1]:6466")
+	for i := range 40 {
+		h := n.add("x", Config{})
+		n.moveTo(h, netip.AddrPortFrom(netip.IPv6Loopback(), uint16(7000+i)).String())
+		h.Dial(n.now, b.addr, nil)
+		n.run(n.now+200*ms, nil)
+	}
+	if s := b.Stats(); s.Links != 40 {
+		t.Errorf("%d of 40 links over loopback", s.Links)
+	}
+}

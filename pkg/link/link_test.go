@@ -598,7 +598,8 @@ func TestTheSameSeedGivesTheSameDatagrams(t *testing.T) {
 		n.run(20*time.Second, nil)
 		return out.String()
 	}
-	if trace() != trace() {
+	first, second := trace(), trace()
+	if first != second {
 		t.Error("two runs differ")
 	}
 }

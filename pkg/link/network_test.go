@@ -228,7 +228,6 @@ func (n *network) connect(a, b *host) (*Link, *Link) {
 	return la, lb
 }
 
-// keep makes a host ping no more than it must: it redials what it has lost.
 func pair(t testing.TB, seed uint64) (n *network, a, b *host) {
 	n = newNetwork(t, seed)
 	return n, n.add("a", Config{}), n.add("b", Config{})
