@@ -10,6 +10,7 @@ type streamClock struct {
 	// The PCR seen last, and where the stream was then.
 	ticks   uint64
 	at      time.Duration
+	step    time.Duration // from the one before
 	atBytes uint64
 	seen    time.Time // arrival; zero if there was none
 
@@ -46,6 +47,7 @@ func (c *streamClock) pcr(ticks uint64, now time.Time) {
 		c.byPCR = meter{latest: c.byPCR.latest}
 	default:
 		c.at += step
+		c.step = step
 	}
 	c.ticks, c.atBytes, c.seen = ticks, c.bytes, now
 	c.byPCR.add(c.at, c.bytes)
@@ -70,7 +72,12 @@ func (c *streamClock) pos() time.Duration {
 	case c.byPCR.latest == 0:
 		return c.at
 	}
-	return c.at + time.Duration(float64(c.bytes-c.atBytes)/c.byPCR.latest*float64(time.Second))
+	ahead := time.Duration(float64(c.bytes-c.atBytes) / c.byPCR.latest * float64(time.Second))
+	if c.now.Sub(c.seen) < 2*c.step+minSpan {
+		// Not past the next PCR: a stream of variable rate would seem to go back there.
+		ahead = min(ahead, c.step)
+	}
+	return c.at + ahead
 }
 
 // meter measures a rate over about the last second.
