@@ -21,6 +21,8 @@ const (
 	// and from one neighbour.
 	maxOrphans         = 512
 	maxNeighbourOrphan = 128
+	// orphanLife is how long a shard waits for its manifest.
+	orphanLife = 2 * time.Second
 	// recordedAge makes a stream recorded instead of live (section 2.3).
 	recordedAge = 30 * time.Second
 )
@@ -85,6 +87,7 @@ type slot struct {
 type orphan struct {
 	from *neighbour
 	name block.Name
+	at   Time
 	raw  []byte
 }
 
@@ -549,8 +552,24 @@ func (c *Channel) keepOrphan(from *neighbour, name block.Name, raw []byte) {
 	if from != nil {
 		from.orphans++
 	}
-	c.orphans = append(c.orphans, orphan{from, name, append([]byte(nil), raw...)})
+	c.orphans = append(c.orphans, orphan{from, name, n.now, append([]byte(nil), raw...)})
 	c.askManifest(from, name)
+}
+
+// expireOrphans drops the shards whose manifest has not come in time.
+func (c *Channel) expireOrphans() {
+	old := 0
+	for old < len(c.orphans) && c.node.now-c.orphans[old].at > orphanLife {
+		if from := c.orphans[old].from; from != nil {
+			from.orphans--
+		}
+		old++
+	}
+	if old > 0 {
+		k := copy(c.orphans, c.orphans[old:])
+		clear(c.orphans[k:])
+		c.orphans = c.orphans[:k]
+	}
 }
 
 // trim forgets blocks that are older than what is kept: all since the last

@@ -27,6 +27,11 @@ type neighbour struct {
 	serial      uint16
 	subscribed  bool // SUBSCRIBE has been sent
 	acked       bool
+	settled     bool    // has granted once since it was chosen
+	failures    float64 // of late: blocks asked for again and again
+	failedAt    Time
+	distrust    Time // not chosen before, unless there is nobody else
+	distrusted  uint8
 	subAt       Time
 	subMask     wire.StripeMask // what was asked for
 	subSecond   bool
@@ -193,7 +198,8 @@ func (c *Channel) adoptParent(nb *neighbour) {
 	}
 	c.parent = nb
 	nb.backfill = false
-	nb.subscribed, nb.acked = false, false
+	nb.subscribed, nb.acked, nb.settled = false, false, false
+	nb.failures = 0
 	nb.chosen, nb.proved = n.now, n.now
 	if nb.peer.link.Established() {
 		n.out.Event(Event{Kind: EventParent, Channel: c.ID, Peer: nb.peer.link.Addr()})
@@ -215,7 +221,7 @@ func (nb *neighbour) appendSubscribe(dst []byte) []byte {
 	if c.begun && c.low >= c.oldest {
 		m.First = c.low
 	}
-	if nb.rxDatagrams > 0 && nb == c.parent {
+	if nb.settled && nb == c.parent {
 		m.First = wire.FromNext // a change of mask, nothing more
 	}
 	return m.Append(dst)
@@ -536,7 +542,7 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 	if m.Serial != nb.serial {
 		return
 	}
-	nb.acked = true
+	nb.acked, nb.settled = true, true
 	nb.hop = m.Hop
 	if nb == c.parent && onesCount(m.Mask) < 12 && m.Reason != wire.Granted {
 		c.node.out.Event(Event{Kind: EventFull, Channel: c.ID, Peer: nb.peer.link.Addr()})
@@ -579,6 +585,9 @@ func (c *Channel) chooseParent() {
 }
 
 func better(a, b *neighbour) bool {
+	if now := a.ch.node.now; (now < a.distrust) != (now < b.distrust) {
+		return now < b.distrust
+	}
 	if a.theirs.Run != b.theirs.Run {
 		return a.theirs.Run > b.theirs.Run
 	}

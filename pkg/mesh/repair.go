@@ -20,6 +20,10 @@ const (
 	maxWait = 500 * time.Millisecond
 	// requestsAtOnce bounds how many blocks are asked for in one go.
 	requestsAtOnce = 64
+	// tooManyFailures in a few seconds, and a parent is given up for another;
+	// for distrustTime, doubling, it is not chosen again.
+	tooManyFailures = 3
+	distrustTime    = 10 * time.Second
 	// silentParent makes a parent whose channel does not advance suspicious.
 	silentParent = time.Second
 )
@@ -163,6 +167,9 @@ func (c *Channel) ask(s *slot) bool {
 	n.stats.Requests++
 	server.peer.tell(m.Append)
 	s.tries++
+	if s.tries == 3 && c.parent != nil {
+		c.parent.fail(n.now)
+	}
 	wait := server.rtt() + 20*time.Millisecond
 	if s.tries > 4 {
 		wait = max(wait, s.wait+s.wait/2)
@@ -303,6 +310,7 @@ func (c *Channel) housekeep() {
 			}
 		}
 	}
+	c.expireOrphans()
 	c.setMargin()
 	c.watchParent()
 	for i := 0; i < len(c.redials); i++ {
@@ -353,6 +361,18 @@ func (n *Node) redial(c *Channel, to netip.AddrPort) {
 	n.Dial(n.now, c, to)
 }
 
+// fail counts a block for which the parent was asked again and again.
+func (nb *neighbour) fail(now Time) {
+	nb.failures = max(0, nb.failures-(now-nb.failedAt).Seconds()) + 1
+	nb.failedAt = now
+}
+
+// distrustFor keeps nb from being chosen again for a while that doubles.
+func (nb *neighbour) distrustFor(now Time) {
+	nb.distrust = now + distrustTime<<min(nb.distrusted, 6)
+	nb.distrusted++
+}
+
 // watchParent replaces a parent that does not deliver while another could.
 func (c *Channel) watchParent() {
 	n := c.node
@@ -360,6 +380,16 @@ func (c *Channel) watchParent() {
 		return
 	}
 	p := c.parent
+	if p != nil && p.failures >= tooManyFailures {
+		for _, nb := range c.neighbours {
+			if nb != p && nb.candidate() && n.now >= nb.distrust && nb.theirs.Run >= c.run {
+				p.distrustFor(n.now)
+				c.adoptParent(nb)
+				nb.peer.tell(nb.appendSubscribe)
+				return
+			}
+		}
+	}
 	if p == nil {
 		if !c.group.receiving(n.now) {
 			c.chooseParent()
