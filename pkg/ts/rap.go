@@ -205,7 +205,17 @@ func (t *track) read(p Packet, payload []byte) verdict {
 // scan looks for start codes and for what behind them decides. All state
 // between bytes is in t, so that payloads may end anywhere.
 func (t *track) scan(es []byte) verdict {
-	for _, b := range es {
+	for i := 0; i < len(es); i++ {
+		if t.unit == unitNone && byte(t.window) != 0 { // only a zero byte can matter
+			n := bytes.IndexByte(es[i:], 0)
+			if n < 0 {
+				t.window = 0xffff_ffff
+				break
+			}
+			i += n
+			t.window = 0xffff_ffff
+		}
+		b := es[i]
 		t.window = t.window<<8 | uint32(b)
 		if t.window&0x00ff_ffff == 1 {
 			if t.unit == unitSlice { // ended before it told its type
