@@ -23,6 +23,7 @@ import (
 
 	"github.com/sixcast/sixcast/pkg/block"
 	"github.com/sixcast/sixcast/pkg/channel"
+	"github.com/sixcast/sixcast/pkg/link"
 	"github.com/sixcast/sixcast/pkg/mesh"
 	"github.com/sixcast/sixcast/pkg/udp"
 )
@@ -140,8 +141,12 @@ func Start(cfg Config) (*Node, error) {
 	}
 	var seed [8]byte
 	rand.Read(seed[:])
+	lc := link.Config{}
+	if mc != nil && mc.Send {
+		lc.MaxLinksPer64 = lanLinks
+	}
 	n.engine = mesh.New(mesh.Config{
-		Start: n.start, Seed: binary.BigEndian.Uint64(seed[:]), Upload: cfg.Upload,
+		Link: lc, Start: n.start, Seed: binary.BigEndian.Uint64(seed[:]), Upload: cfg.Upload,
 		Patience: cfg.Patience, Keep: cfg.Keep, KeepBytes: cfg.KeepBytes, Logger: cfg.Logger,
 	}, (*output)(n))
 	n.mu.Lock()
@@ -159,6 +164,10 @@ func Start(cfg Config) (*Node, error) {
 	n.leave()
 	return n, nil
 }
+
+// lanLinks is how many receivers of one LAN, which is one /64, may ask for
+// repairs of a multicast group.
+const lanLinks = 512
 
 const buffer = 4 << 20 // bytes asked of the kernel for each direction
 
