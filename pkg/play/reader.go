@@ -136,10 +136,13 @@ func (r *Reader) signal() {
 }
 
 // Next waits for a unit. It returns io.EOF when the stream was closed and
-// everything was read, and the context's error when it is done. One goroutine
-// at a time may call it.
+// everything was read, and the context's error as soon as that is done, read
+// or not. One goroutine at a time may call it.
 func (r *Reader) Next(ctx context.Context) (Unit, error) {
 	for {
+		if err := ctx.Err(); err != nil {
+			return Unit{}, err
+		}
 		r.mu.Lock()
 		if len(r.queue) > 0 {
 			u := r.queue[0].Unit

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/sixcast/sixcast/cmd/internal/cli"
+	"github.com/sixcast/sixcast/pkg/channel"
+	"github.com/sixcast/sixcast/pkg/node"
+	"github.com/sixcast/sixcast/pkg/play"
+)
+
+type options struct {
+	peers     []string
+	listen    string
+	upload    cli.BitRate
+	multicast cli.Multicast
+	latency   cli.Duration
+	player    string
+	output    string
+	once      bool
+	timeout   cli.Duration
+	report    string
+	stats     cli.Stats
+}
+
+func newCommand(app *cli.App) *cobra.Command {
+	o := options{upload: -1, latency: cli.Duration(play.DefaultLatency)}
+	cmd := &cobra.Command{
+		Use:   "watch CHANNEL",
+		Short: "Play a channel: the transport stream on stdout, or in a player",
+		Long: `watch joins CHANNEL (a sixcast: URI, or @FILE that holds one) through its peers
+and writes its transport stream as it is on air: to stdout, to a file, or into
+a player, from a random access point on. It passes on what it gets to whoever
+connects, within --upload.
+
+It retries for ever and keeps its output open while nothing comes, since
+players quit at the end of a file; --once and --timeout are for scripts.
+It never reads stdin.` + "\n" + cli.ExitStatus("Exit status is 0 too when the player or the reader of the pipe has ended, and at the end of the run with --once."),
+		Example: `  watch 'sixcast:KEY?peer=[2001:db8::1]:6400' | mpv -
+  watch @ch1.uri --player mpv                   # starts sooner: the player is told what comes
+  watch @ch1.uri --player 'ffmpeg -i - -c copy out.mkv'
+  watch @ch1.uri --multicast eth0 -o - | ffprobe -
+  watch @ch1.uri --once --timeout 30s -o show.ts`,
+		Args: cobra.ExactArgs(1),
+		RunE: app.RunE(func(ctx context.Context, args []string) error { return o.run(ctx, app, args[0]) }),
+	}
+	o.addFlags(cmd.Flags())
+	return cmd
+}
+
+func (o *options) addFlags(f *pflag.FlagSet) {
+	f.StringArrayVar(&o.peers, "peer", nil, "connect to `[ADDR]:PORT`, besides the URI's peers (repeatable)")
+	f.StringVar(&o.listen, "listen", "[::]:0", "listen on `[ADDR]:PORT`; port 0 takes a free one")
+	f.Var(&o.upload, "upload", "send at most `RATE` in all, headers included (8M); 0 serves nobody")
+	f.Lookup("upload").DefValue = "no cap"
+	o.multicast.AddFlags(f, "take the channel from its multicast group on `IFACE`; peers repair what is lost")
+	f.Var(&o.latency, "latency", "wait `TIME` for what is missing, counted from when it should have come")
+	f.StringVar(&o.player, "player", "", "play with `COMMAND`: mpv, vlc, ffplay, or a shell command that reads stdin")
+	f.StringVarP(&o.output, "output", "o", "", "write to `FILE`; - is stdout, even if that is a terminal")
+	f.BoolVar(&o.once, "once", false, "end at the end of the run instead of waiting for the next one")
+	f.Var(&o.timeout, "timeout", "give up with exit status 3 when no block has come for `TIME` (default: never)")
+	f.Lookup("timeout").DefValue = ""
+	f.StringVar(&o.report, "report", "", "write a summary as JSON to `FILE` at the end")
+	f.MarkHidden("report")
+	o.stats.AddFlags(f)
+}
+
+func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
+	if o.player != "" && o.output != "" {
+		return cli.Usagef("--player and --output: give one of them")
+	}
+	var player []string
+	if o.player != "" {
+		var err error
+		if player, err = play.PlayerCommand(o.player); err != nil {
+			return err
+		}
+	}
+	if o.player == "" && o.output == "" {
+		if err := app.RefuseTerminal("watch … | mpv -` or `watch … --player mpv"); err != nil {
+			return err
+		}
+	}
+	cfg, uri, err := o.node(ctx, app, arg)
+	if err != nil {
+		return err
+	}
+
+	signals := ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	v := &viewer{app: app, signals: signals, once: o.once, name: uri.Name, cancel: cancel}
+	v.tuner, err = play.Tune(play.TunerConfig{Node: cfg, Sequencer: play.Config{Latency: time.Duration(o.latency)}},
+		func(s *play.Stream) { v.reader = s.NewReader(play.Limits{}) })
+	if err != nil {
+		return err
+	}
+	defer v.tuner.Close()
+	stop, err := o.stats.Start(app, v.snapshot)
+	if err != nil {
+		return err
+	}
+
+	var running sync.WaitGroup
+	running.Go(func() {
+		t := time.Duration(o.timeout)
+		if err := v.tuner.Supervise(ctx, play.Patience{Start: t, Later: t}); err != nil {
+			cancel(cli.NoInputf("%w", err))
+		}
+	})
+	switch {
+	case player != nil:
+		err = v.play(ctx, player)
+	case o.output != "" && o.output != "-":
+		err = v.toFile(ctx, o.output)
+	default:
+		err = v.write(ctx, app.Out)
+	}
+	cancel(err)
+	running.Wait()
+	err = errors.Join(err, stop())
+	v.summary()
+	if o.report != "" {
+		err = errors.Join(err, v.writeReport(o.report, err))
+	}
+	return err
+}
+
+// node is the setting of the peer. Errors are mostly usage errors.
+func (o *options) node(ctx context.Context, app *cli.App, arg string) (cfg node.Config, uri channel.URI, err error) {
+	if uri, err = channel.ParseArg(arg); err != nil {
+		return cfg, uri, cli.Usagef("%w", err)
+	}
+	cfg = node.Config{Channel: uri.ID, Upload: int64(o.upload), Patience: time.Duration(o.latency), Logger: app.Log}
+	if cfg.Listen, err = cli.ParseListen(o.listen); err != nil {
+		return cfg, uri, err
+	}
+	if cfg.Multicast, err = o.multicast.Config(false); err != nil {
+		return cfg, uri, err
+	}
+	if cfg.Peers, err = cli.ResolvePeers(ctx, append(o.peers, uri.Peers...)); err != nil {
+		return cfg, uri, err
+	}
+	if len(cfg.Peers) == 0 && cfg.Multicast == nil {
+		return cfg, uri, cli.Usagef("no way to the channel: give --peer '[addr]:port', a URI with peer=, or --multicast IFACE")
+	}
+	return cfg, uri, nil
+}
+
+var (
+	errOnce        = errors.New("the run has ended")
+	errPlayerEnded = errors.New("the player has ended")
+)
+
+// writeGrace is how long a writer that nobody reads from may hold up the end.
+const writeGrace = 200 * time.Millisecond
+
+// write writes the stream to w until there is a reason to end, and returns it: nil for the ordinary ones.
+func (v *viewer) write(ctx context.Context, w io.Writer) error {
+	done := make(chan error, 1) // a write to a pipe cannot be broken off
+	go func() { done <- play.Write(ctx, w, v.reader, v.written) }()
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		select {
+		case err = <-done:
+		case <-time.After(writeGrace):
+		}
+	}
+	if errors.Is(err, play.ErrWrite) {
+		return err
+	}
+	if err := context.Cause(ctx); err != nil && !errors.Is(err, errOnce) && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	return nil
+}
+
+func (v *viewer) toFile(ctx context.Context, path string) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return cli.Usagef("--output: %w", err)
+	}
+	err = v.write(ctx, f)
+	return errors.Join(err, f.Close())
+}
+
+// play writes the stream into a player, which is started with the first block.
+func (v *viewer) play(ctx context.Context, args []string) error {
+	life, kill := context.WithCancel(v.signals)
+	defer kill()
+	defer context.AfterFunc(ctx, func() {
+		if !errors.Is(context.Cause(ctx), errOnce) { // after the end of the run it plays what it has
+			kill()
+		}
+	})()
+	p := &lazyPlayer{ctx: life, args: args, app: v.app, cancel: v.cancel}
+	err := v.write(ctx, p)
+	if p.Player != nil {
+		p.CloseInput()
+		if end := p.Wait(); end != nil && life.Err() == nil {
+			v.app.Log.Warn(fmt.Sprintf("the player ended with %v", end))
+		}
+		if p.gone(err) {
+			err = nil
+		}
+	}
+	return err
+}
+
+type lazyPlayer struct {
+	*play.Player
+	ctx    context.Context
+	args   []string
+	app    *cli.App
+	cancel context.CancelCauseFunc
+}
+
+func (p *lazyPlayer) Write(b []byte) (int, error) {
+	if p.Player == nil {
+		var err error
+		if p.Player, err = play.StartPlayer(p.ctx, p.args, p.app.Stdout, p.app.Stderr); err != nil {
+			return 0, err
+		}
+		go func() {
+			<-p.Done()
+			p.cancel(errPlayerEnded)
+		}()
+	}
+	return p.Player.Write(b)
+}
+
+// gone tells whether err only says that the player has ended.
+func (p *lazyPlayer) gone(err error) bool {
+	if errors.Is(err, errPlayerEnded) {
+		return true
+	}
+	select {
+	case <-p.Done():
+		return errors.Is(err, play.ErrWrite)
+	default:
+		return false
+	}
+}
