@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -18,8 +19,8 @@ const (
 
 	groBuffer = 1 << 16
 
-	// receiveControl holds the ancillary data that comes with a message: UDP_GRO, an int.
-	receiveControl = 32
+	// receiveControl holds the ancillary data that comes with a message: UDP_GRO, an int (24), and IPV6_PKTINFO (40).
+	receiveControl = 64
 )
 
 // mmsghdr is struct mmsghdr of recvmmsg(2) and sendmmsg(2).
@@ -101,19 +102,31 @@ func (r *receiver) read(c *Conn, b *Batch) error {
 		return &net.OpError{Op: "read", Net: "udp6", Addr: c.pc.LocalAddr(), Err: os.NewSyscallError("recvmmsg", r.errno)}
 	}
 	var t tally
+	var now time.Duration
+	if c.sources.table != nil {
+		c.sources.mu.Lock()
+		now = time.Since(c.sources.start)
+	}
 	for i := range r.got {
 		m := &r.headers[i]
 		if m.hdr.Namelen != unix.SizeofSockaddrInet6 {
 			t.empty++
 			continue
 		}
-		size := segmentSize(r.control[i][:m.hdr.Controllen])
+		size, local := ancillary(r.control[i][:m.hdr.Controllen])
 		payload := r.buffers[i*r.size:][:min(int(m.len), r.size)]
 		if m.hdr.Flags&unix.MSG_TRUNC != 0 {
 			t.tooLong++
 			continue
 		}
-		b.split(&t, r.addr(&r.names[i]), payload, size, c.maxDatagram)
+		from := r.addr(&r.names[i])
+		if local != nil {
+			c.sources.heard(from, local, now)
+		}
+		b.split(&t, from, payload, size, c.maxDatagram)
+	}
+	if c.sources.table != nil {
+		c.sources.mu.Unlock()
 	}
 	c.counters.receive(1, &t)
 	return nil
@@ -133,20 +146,24 @@ func (r *receiver) addr(name *unix.RawSockaddrInet6) netip.AddrPort {
 	return r.lastAddr
 }
 
-// segmentSize finds the length of the datagrams of a super-packet in its ancillary data; 0 for a single datagram.
-func segmentSize(control []byte) int {
+// ancillary finds in a message's ancillary data the length of the datagrams of a super-packet, 0 for a single one, and the
+// address it was sent to, nil if that was not asked for.
+func ancillary(control []byte) (segment int, local *[16]byte) {
 	for len(control) >= unix.SizeofCmsghdr {
 		h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
 		n := int(h.Len)
 		if n < unix.SizeofCmsghdr || n > len(control) {
-			return 0
+			break
 		}
-		if h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && n >= unix.CmsgLen(4) {
-			return int(*(*int32)(unsafe.Pointer(&control[unix.CmsgLen(0)])))
+		switch {
+		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && n >= unix.CmsgLen(4):
+			segment = int(*(*int32)(unsafe.Pointer(&control[unix.CmsgLen(0)])))
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_PKTINFO && n >= unix.CmsgLen(unix.SizeofInet6Pktinfo):
+			local = (*[16]byte)(control[unix.CmsgLen(0):])
 		}
 		control = control[min(unix.CmsgSpace(n-unix.CmsgLen(0)), len(control)):]
 	}
-	return 0
+	return segment, local
 }
 
 // mmsg does a recvmmsg or sendmmsg that does not block.

@@ -16,8 +16,10 @@ const (
 	// maxSlots is how many messages one sendmmsg is given: enough that the call costs nothing a datagram even without GSO.
 	maxSlots = 64
 
-	// sendControl holds the ancillary data of a message: UDP_SEGMENT, a u16.
-	sendControl = 24
+	// A message's ancillary data: UDP_SEGMENT, a u16, and behind it IPV6_PKTINFO, an address and an interface. Either may be left out.
+	segmentControl = 24
+	sourceControl  = 40
+	sendControl    = segmentControl + sourceControl
 
 	// A destination that refused GSO (no checksum offload on its device, IPsec, a tunnel) is sent single datagrams until this
 	// time is over; a route may change. At most maxRefused of them are remembered.
@@ -28,6 +30,7 @@ const (
 // slot says what one header of a sendmmsg call stands for: datagrams from … from+count−1 of a message.
 type slot struct {
 	message, from, count, bytes int
+	source                      bool // the source address is given
 }
 
 // sender holds what sendmmsg reads. It is guarded by Conn.txMu.
@@ -72,9 +75,12 @@ func (s *sender) init(c *Conn) {
 		s.names[i].Family = unix.AF_INET6
 		h.Name = (*byte)(unsafe.Pointer(&s.names[i]))
 		h.Namelen = unix.SizeofSockaddrInet6
-		cm := (*unix.Cmsghdr)(unsafe.Pointer(&s.control[i]))
-		cm.Level, cm.Type = unix.SOL_UDP, unix.UDP_SEGMENT
-		cm.SetLen(unix.CmsgLen(2))
+		segment := (*unix.Cmsghdr)(unsafe.Pointer(&s.control[i]))
+		segment.Level, segment.Type = unix.SOL_UDP, unix.UDP_SEGMENT
+		segment.SetLen(unix.CmsgLen(2))
+		source := (*unix.Cmsghdr)(unsafe.Pointer(&s.control[i][unix.CmsgSpace(2)]))
+		source.Level, source.Type = unix.IPPROTO_IPV6, unix.IPV6_PKTINFO
+		source.SetLen(unix.CmsgLen(unix.SizeofInet6Pktinfo))
 	}
 	s.send = func(fd uintptr) bool {
 		s.got, s.errno = mmsg(unix.SYS_SENDMMSG, fd, s.headers[s.next:s.end])
@@ -146,33 +152,35 @@ func (s *sender) flush(c *Conn, q *SendQueue) (sentBytes int, err error) {
 // fill makes slots of the next datagrams of q.
 func (s *sender) fill(c *Conn, q *SendQueue) {
 	s.next, s.end = 0, 0
+	var now time.Duration
+	if c.sources.table != nil {
+		c.sources.mu.Lock()
+		defer c.sources.mu.Unlock()
+		now = time.Since(c.sources.start)
+	}
 	for s.message < len(q.messages) && s.end < maxSlots {
 		m := &q.messages[s.message]
 		scope, ok := s.zones.scope(m.to)
 		if !ok {
-			if s.message >= s.unsendable { // fill may come by again, after a refused GSO send
+			if s.message >= s.unsendable { // fill may come by again, see again
 				s.unsent[unreachable] += uint64(m.count)
 				s.unsendable = s.message + 1
 			}
 			s.message++
 			continue
 		}
+		var local *[16]byte
+		if c.sources.table != nil {
+			local = c.sources.local(m.to, now)
+		}
 		if m.count > 1 && s.datagram == 0 && c.info.GSO && !s.refusesGSO(m.to) {
-			h := s.slot(q, m, scope, m.count, m.bytes)
-			control := &s.control[s.end]
-			*(*uint16)(unsafe.Pointer(&control[unix.CmsgLen(0)])) = uint16(m.size)
-			h.Control = &control[0]
-			h.SetControllen(unix.CmsgSpace(2))
-			s.end++
+			s.slot(q, m, scope, local, m.count, m.bytes)
 			s.message++
 			continue
 		}
 		for s.datagram < m.count && s.end < maxSlots {
 			_, size := q.datagram(m, s.datagram)
-			h := s.slot(q, m, scope, 1, size)
-			h.Control = nil
-			h.SetControllen(0)
-			s.end++
+			s.slot(q, m, scope, local, 1, size)
 			s.datagram++
 		}
 		if s.datagram == m.count {
@@ -181,9 +189,9 @@ func (s *sender) fill(c *Conn, q *SendQueue) {
 	}
 }
 
-// slot fills the slot at s.end with count datagrams of m, the current message.
-func (s *sender) slot(q *SendQueue, m *message, scope uint32, count, bytes int) *unix.Msghdr {
-	s.slots[s.end] = slot{s.message, s.datagram, count, bytes}
+// slot makes a slot of count datagrams of m, the current message, from the current one on.
+func (s *sender) slot(q *SendQueue, m *message, scope uint32, local *[16]byte, count, bytes int) {
+	s.slots[s.end] = slot{s.message, s.datagram, count, bytes, local != nil}
 	name := &s.names[s.end]
 	name.Addr = m.to.Addr().As16()
 	name.Scope_id = scope
@@ -192,7 +200,24 @@ func (s *sender) slot(q *SendQueue, m *message, scope uint32, count, bytes int) 
 	h := &s.headers[s.end].hdr
 	h.Iov = &q.vectors[m.first+s.datagram*m.per]
 	h.SetIovlen(count * m.per)
-	return h
+
+	control := s.control[s.end][:]
+	source := unix.CmsgSpace(2) // where that begins
+	from, to := source, source
+	if count > 1 {
+		from = 0
+		*(*uint16)(unsafe.Pointer(&control[unix.CmsgLen(0)])) = uint16(m.size)
+	}
+	if local != nil {
+		to += unix.CmsgSpace(unix.SizeofInet6Pktinfo)
+		copy(control[source+unix.CmsgLen(0):], local[:])
+	}
+	h.Control = nil
+	if from < to {
+		h.Control = &control[from]
+	}
+	h.SetControllen(to - from)
+	s.end++
 }
 
 // done takes note of what the kernel took.
@@ -208,14 +233,19 @@ func (s *sender) done() {
 func (s *sender) refuse(c *Conn, q *SendQueue) {
 	sl := s.slots[s.next]
 	m := &q.messages[sl.message]
+	if sl.source && s.errno != syscall.EMSGSIZE {
+		// The address may have gone from this host, or its route: again from here, and let the kernel choose.
+		c.sources.forget(m.to)
+		s.again(sl)
+		return
+	}
 	if sl.count > 1 {
 		switch s.errno {
 		case syscall.EINVAL, syscall.EIO, syscall.EOPNOTSUPP, syscall.EMSGSIZE, syscall.ENOPROTOOPT:
 			// Again from here, one by one. EMSGSIZE need not be GSO's fault, and then says so again.
 			s.offloadRefused++
 			s.refuseGSO(m.to)
-			s.message, s.datagram = sl.message, 0
-			s.next, s.end = 0, 0
+			s.again(sl)
 			return
 		}
 	}
@@ -224,6 +254,12 @@ func (s *sender) refuse(c *Conn, q *SendQueue) {
 	}
 	s.unsent[errnoReason(s.errno)] += uint64(sl.count)
 	s.next++
+}
+
+// again has fill go on from the first datagram of sl.
+func (s *sender) again(sl slot) {
+	s.message, s.datagram = sl.message, sl.from
+	s.next, s.end = 0, 0
 }
 
 func (s *sender) refusesGSO(to netip.AddrPort) bool {

@@ -171,6 +171,25 @@ func TestGroups(t *testing.T) {
 	// And back, to the address as it was received.
 	burst(t, link, got[0].Addr.String(), "back")
 	heard(t, "local", local, "back")
+
+	// Zones cost no allocation.
+	body := []byte("zoned")
+	var q SendQueue
+	var batch Batch
+	if err := local.SetReadDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		q.Add(got[0].Addr, nil, body)
+		if _, err := local.Flush(&q); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := local.ReadBatch(&batch); err != nil || batch.Datagrams[0].Addr != local.LocalAddr() {
+			t.Fatal(batch.Datagrams, err)
+		}
+	}); n != 0 {
+		t.Errorf("%v allocations a datagram with a zone", n)
+	}
 }
 
 func TestInterfaceOfAGroup(t *testing.T) {
@@ -303,5 +322,90 @@ func TestWhatCannotLeaveIsCounted(t *testing.T) {
 	}
 	if s := small.Stats(); s.KernelDrops == 0 {
 		t.Errorf("%+v: no kernel drops", s)
+	}
+}
+
+func TestAnswersLeaveFromTheAddressWrittenTo(t *testing.T) {
+	if !network(t) {
+		return
+	}
+	for _, noOffload := range []bool{false, true} {
+		server := listen(t, Config{Listen: netip.MustParseAddrPort("[::]:0"), NoOffload: noOffload})
+		client := listen(t, Config{Listen: netip.MustParseAddrPort("[2001:db8:1::1]:0"), NoOffload: noOffload})
+		port := server.LocalAddr().Port()
+		var q SendQueue
+		answers := func(count, size int) netip.Addr {
+			t.Helper()
+			for range count {
+				q.Add(client.LocalAddr(), []byte("tag"), make([]byte, size))
+			}
+			flush(t, server, &q)
+			got := receive(t, client, count)
+			if len(got) == 0 {
+				t.FailNow()
+			}
+			for _, d := range got {
+				if d.Addr != got[0].Addr {
+					t.Errorf("answers come from %s and %s", got[0].Addr, d.Addr)
+				}
+			}
+			return got[0].Addr.Addr()
+		}
+		for _, to := range []string{"2001:db8::1", "2001:db8::2", "2001:db8:2::1"} {
+			addr := netip.MustParseAddr(to)
+			q.Add(netip.AddrPortFrom(addr, port), nil, []byte("question"))
+			flush(t, client, &q)
+			receive(t, server, 1)
+			for _, count := range []int{1, 100} {
+				if from := answers(count, 1000); from != addr {
+					t.Errorf("asked at %s, %d answers came from %s", to, count, from)
+				}
+			}
+		}
+		// Once it has gone, another has to do, and nothing is lost.
+		run(t, "ip", "address", "del", "2001:db8:2::1/64", "dev", "apart")
+		if from := answers(100, 1000); from == netip.MustParseAddr("2001:db8:2::1") {
+			t.Errorf("answers come from %s, which has gone", from)
+		}
+		if s := server.Stats(); s.Unsent() != 0 || s.OffloadRefused != 0 {
+			t.Errorf("%+v, want all sent", s)
+		}
+		run(t, "ip", "address", "add", "2001:db8:2::1/64", "dev", "apart", "nodad")
+
+		// So it is once the peer has been silent for long.
+		q.Add(netip.AddrPortFrom(netip.MustParseAddr("2001:db8::2"), port), nil, []byte("question"))
+		flush(t, client, &q)
+		receive(t, server, 1)
+		server.sources.start = server.sources.start.Add(-2 * sourceLife)
+		if from := answers(1, 10); from == netip.MustParseAddr("2001:db8::2") {
+			t.Errorf("answers come from %s, which was written to long ago", from)
+		}
+	}
+}
+
+func TestSourcesAreBounded(t *testing.T) {
+	var s sources
+	s.init()
+	local := netip.MustParseAddr("2001:db8::1").As16()
+	kept := 0
+	peer := func(i int) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom16([16]byte{0x20, 1, 14: byte(i >> 8), 15: byte(i)}), uint16(i))
+	}
+	for i := range sourceSlots {
+		s.heard(peer(i), &local, 0)
+	}
+	for i := range sourceSlots {
+		if l := s.local(peer(i), sourceLife); l != nil {
+			kept++
+			if *l != local {
+				t.Fatal("not what was noted")
+			}
+		}
+	}
+	if kept < sourceSlots/2 { // 1 − 1/e for random places
+		t.Errorf("%d of %d peers are remembered: the hash is poor", kept, sourceSlots)
+	}
+	if s.local(peer(1), sourceLife+1) != nil {
+		t.Error("remembered for too long")
 	}
 }

@@ -80,6 +80,14 @@ func setOffload(fd uintptr) (gso, gro bool) {
 	return gso, gro
 }
 
+// rememberSources has answers leave from the address that was written to, where the socket has more than one.
+func (c *Conn) rememberSources(fd uintptr) {
+	if c.batched && c.info.Local.Addr().IsUnspecified() &&
+		unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1) == nil {
+		c.sources.init()
+	}
+}
+
 // kernelDrops asks how many datagrams the kernel has dropped for this socket.
 func kernelDrops(fd uintptr) uint64 {
 	const drops = 8 // SK_MEMINFO_DROPS of linux/sock_diag.h

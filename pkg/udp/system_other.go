@@ -22,6 +22,11 @@ type receiver struct{ plain plainReceiver }
 func (r *receiver) init(*Conn, *Batch)           { *r = receiver{} }
 func (r *receiver) read(c *Conn, b *Batch) error { return r.plain.read(c, b) }
 
+// sources is for systems that can be asked for it (see source_linux.go).
+type sources struct{}
+
+func (c *Conn) rememberSources(uintptr) {}
+
 type sender struct{ plain plainSender }
 
 func (s *sender) init(*Conn) {}

@@ -85,10 +85,13 @@ type Conn struct {
 	txMu sync.Mutex
 	tx   sender // guarded by txMu
 
+	sources  sources
 	counters counters
 }
 
 // Listen opens a unicast socket, from which multicast groups can be sent to as well.
+//
+// A socket that listens on [::] answers a peer from the address of this host that the peer last wrote to, within 5 s of that (Linux).
 //
 // Errors match [ErrPortInUse], [ErrNoIPv6], [ErrAddressNotHere], [ErrPrivilegedPort] or [ErrInterface] where one of those is the
 // reason, and say what to do next.
@@ -213,6 +216,7 @@ func newConn(pc *net.UDPConn, cfg Config) (*Conn, error) {
 		return nil, err
 	}
 	c := &Conn{pc: pc, raw: raw, maxDatagram: cfg.MaxDatagram, sendWait: defaultSendWait}
+	c.info.Local = pc.LocalAddr().(*net.UDPAddr).AddrPort()
 	if c.maxDatagram <= 0 {
 		c.maxDatagram = DefaultMaxDatagram
 	}
@@ -232,11 +236,11 @@ func newConn(pc *net.UDPConn, cfg Config) (*Conn, error) {
 		if c.batched && !cfg.NoOffload {
 			c.info.GSO, c.info.GRO = setOffload(fd)
 		}
+		c.rememberSources(fd)
 	})
 	if err != nil {
 		return nil, err
 	}
-	c.info.Local = pc.LocalAddr().(*net.UDPAddr).AddrPort()
 	c.tx.init(c)
 	return c, nil
 }
