@@ -67,6 +67,8 @@ type mark struct {
 	pos     time.Duration // on the stream's clock
 }
 
+func (c *Cutter) mark(now time.Time) mark { return mark{now, c.clock.pos()} }
+
 // NewCutter starts a run: its first block is flagged Discontinuity.
 func NewCutter(c CutterConfig) (*Cutter, error) {
 	if c.Data == 0 {
@@ -91,19 +93,21 @@ func NewCutter(c CutterConfig) (*Cutter, error) {
 // Push takes one packet (copied), what the walk noted at it, and when it came.
 // It may emit up to three blocks.
 func (c *Cutter) Push(p ts.Packet, note ts.Note, now time.Time) error {
-	if err := c.Tick(now); err != nil {
-		return err
+	if now != c.clock.now { // packets come in batches
+		if err := c.Tick(now); err != nil {
+			return err
+		}
+		c.clock.arrived(now)
 	}
-	c.clock.arrived(now)
-	at := mark{now, c.clock.pos()}
 	for c.n > 0 && c.full(now) {
-		if err := c.cutLimit(at); err != nil {
+		if err := c.cutLimit(c.mark(now)); err != nil {
 			return err
 		}
 	}
 	if note&ts.NoteCandidate != 0 {
 		// One that was still undecided is none.
 		c.cand = -1
+		at := c.mark(now)
 		if c.flags&RAP == 0 || c.n == 0 || at.pos-c.began.pos >= minSpan {
 			c.cand, c.candAt = c.n, at
 			if c.candPre = c.cfg.Tables.AppendPreamble(c.candPre[:0]); len(c.candPre) > MaxPreamble {
@@ -112,7 +116,7 @@ func (c *Cutter) Push(p ts.Packet, note ts.Note, now time.Time) error {
 		}
 	}
 	if c.n == 0 {
-		c.began = at
+		c.began = c.mark(now)
 	}
 	c.n += copy(c.buf[MaxPreamble+c.n:], p[:ts.PacketSize])
 	if pcr, ok := p.PCR(); ok {
@@ -134,6 +138,9 @@ func (c *Cutter) Push(p ts.Packet, note ts.Note, now time.Time) error {
 // full tells whether one packet more is too much, for the block or for the one
 // that begins at the candidate if that is confirmed.
 func (c *Cutter) full(now time.Time) bool {
+	if max(c.pre, len(c.candPre))+c.n+ts.PacketSize <= c.cap {
+		return false // one row is always allowed
+	}
 	limit := c.limit(now)
 	return c.pre+c.n+ts.PacketSize > limit ||
 		c.cand >= 0 && len(c.candPre)+c.n-c.cand+ts.PacketSize > limit
@@ -208,7 +215,7 @@ func (c *Cutter) Deadline() (time.Time, bool) {
 // Tick emits what is 400 ms old.
 func (c *Cutter) Tick(now time.Time) error {
 	for c.n > 0 && now.Sub(c.began.arrival) >= MaxAge {
-		if err := c.cutLimit(mark{now, c.clock.pos()}); err != nil {
+		if err := c.cutLimit(c.mark(now)); err != nil {
 			return err
 		}
 	}
@@ -222,7 +229,7 @@ func (c *Cutter) Discontinuity(now time.Time) error {
 	var err error
 	c.cand = -1
 	if c.n > 0 {
-		err = c.cut(c.n, 0, mark{now, c.clock.pos()}, now)
+		err = c.cut(c.n, 0, c.mark(now), now)
 	}
 	c.flags |= Discontinuity
 	c.clock = streamClock{}
@@ -233,7 +240,7 @@ func (c *Cutter) Discontinuity(now time.Time) error {
 // Cutter must not be used after.
 func (c *Cutter) End(now time.Time) error {
 	c.cand = -1
-	return c.cut(c.n, End, mark{now, c.clock.pos()}, now)
+	return c.cut(c.n, End, c.mark(now), now)
 }
 
 // Rate is the current bit rate of the stream in bit/s, over about the last
