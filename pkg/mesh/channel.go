@@ -381,6 +381,10 @@ func (c *Channel) manifest(from *neighbour, raw []byte) {
 	}
 	if from != nil && from == c.parent {
 		from.proved = n.now
+		if !from.told {
+			from.told = true
+			n.out.Event(Event{Kind: EventParent, Channel: c.ID, Peer: from.peer.link.Addr()})
+		}
 	}
 	c.place(&m, raw)
 }

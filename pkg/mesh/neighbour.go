@@ -40,6 +40,7 @@ type neighbour struct {
 	latest      block.Number // newest block that anything came of
 	latestAt    Time
 	proved      Time // when a new manifest last came from it
+	told        bool // that blocks come from it
 	chosen      Time // when it became the parent
 	lastData    Time
 	rxDatagrams uint64
@@ -199,11 +200,8 @@ func (c *Channel) adoptParent(nb *neighbour) {
 	c.parent = nb
 	nb.backfill = false
 	nb.subscribed, nb.acked, nb.settled = false, false, false
-	nb.failures = 0
+	nb.failures, nb.told = 0, false
 	nb.chosen, nb.proved = n.now, n.now
-	if nb.peer.link.Established() {
-		n.out.Event(Event{Kind: EventParent, Channel: c.ID, Peer: nb.peer.link.Addr()})
-	}
 }
 
 // appendSubscribe asks nb for what we want of it.
