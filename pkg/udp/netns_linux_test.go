@@ -3,6 +3,7 @@ package udp
 import (
 	"bytes"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -25,22 +26,35 @@ func network(t *testing.T) (inside bool) {
 	t.Helper()
 	const variable = "SIXCAST_UDP_TEST_NETWORK"
 	if os.Getenv(variable) == t.Name() {
-		for _, line := range strings.Split(strings.TrimSpace(`
-			link set lo up
+		ip := func(commands string) {
+			for _, line := range strings.Split(strings.TrimSpace(commands), "\n") {
+				run(t, "ip", strings.Fields(line)...)
+			}
+		}
+		ip(`link set lo up
 			link add west type veth peer name east
 			link add apart type veth peer name void
-			link set apart addrgenmode none up
-			link set void addrgenmode none up
-			address add 2001:db8:2::1/64 dev apart nodad
 			link set west addrgenmode none up
 			link set east addrgenmode none up
-			address add 2001:db8::1/64 dev west nodad
+			link set apart addrgenmode none up
+			link set void addrgenmode none up`)
+		// Links come up in their own time, and the kernel settles addresses and routes again when they do.
+		begin := time.Now()
+		for _, name := range []string{"west", "east", "apart", "void"} {
+			for up := false; !up; time.Sleep(time.Millisecond) {
+				ifi, err := net.InterfaceByName(name)
+				if err != nil || time.Since(begin) > 5*time.Second {
+					t.Fatalf("%s does not come up: %v", name, err)
+				}
+				up = ifi.Flags&net.FlagRunning != 0
+			}
+		}
+		ip(`address add 2001:db8::1/64 dev west nodad
 			address add 2001:db8::2/64 dev west nodad
 			address add fe80::1/64 dev west nodad
 			address add 2001:db8:1::1/64 dev east nodad
-			address add fe80::2/64 dev east nodad`), "\n") {
-			run(t, "ip", strings.Fields(line)...)
-		}
+			address add fe80::2/64 dev east nodad
+			address add 2001:db8:2::1/64 dev apart nodad`)
 		return true
 	}
 	self, err := os.Executable()

@@ -357,6 +357,12 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 			t.Errorf("%+v: %v; want %v with %q", test.cfg, err, test.want, test.text)
 		}
 	}
+	for errno, want := range map[error]error{errnoAccess: ErrPrivilegedPort, errnoNoFamily: ErrNoIPv6} {
+		err := explainListen(netip.MustParseAddrPort("[::]:80"), &net.OpError{Err: os.NewSyscallError("bind", errno)})
+		if !errors.Is(err, want) || !errors.Is(err, errno) {
+			t.Errorf("%v: %v; want %v", errno, err, want)
+		}
+	}
 	for _, test := range []struct {
 		group, iface, source, text string
 	}{
