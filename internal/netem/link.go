@@ -92,13 +92,13 @@ func (p *Params) queue() int {
 
 // Stats counts what a link did since it was made.
 type Stats struct {
-	Frames     uint64 // submitted
-	Bytes      uint64
-	Lost       uint64 // by Loss
-	Overflowed uint64 // found the queue full
-	Cut        uint64 // met a cut
-	Reordered  uint64
-	Duplicated uint64
+	Frames     uint64 `json:"frames"` // submitted
+	Bytes      uint64 `json:"bytes"`
+	Lost       uint64 `json:"lost"`       // by Loss
+	Overflowed uint64 `json:"overflowed"` // found the queue full
+	Cut        uint64 `json:"cut"`        // met a cut
+	Reordered  uint64 `json:"reordered"`
+	Duplicated uint64 `json:"duplicated"`
 }
 
 // Delivered is the number of frames that came out, duplicates counted once.
