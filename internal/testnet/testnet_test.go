@@ -106,7 +106,7 @@ func TestRoundTripTime(t *testing.T) {
 		}
 		return time.Since(start)
 	}
-	ping() // neighbour discovery
+	ping()                              // neighbour discovery
 	best := func(n int) time.Duration { // the best, since the test may share a busy machine
 		least := time.Hour
 		for range n {

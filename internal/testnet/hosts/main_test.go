@@ -76,16 +76,25 @@ exit 7`
 }
 
 func TestToolsSayWhatIsWrong(t *testing.T) {
-	for script, want := range map[string]string{
+	wants := map[string]string{
 		"on h9 true":        "no host is named h9",
 		"on h1":             "on HOST COMMAND",
 		"shape h9 loss=1%":  `no host is named "h9"`,
 		"shape h1 loss=bad": "loss=bad",
 		"shape h1":          "shape HOST|all",
 		"traffic nobody":    `no host is named "nobody"`,
-	} {
-		if _, stderr, code := hosts(t, "--", "sh", "-c", script); code == 0 || !strings.Contains(stderr, want) {
-			t.Errorf("%q: exit code %d, stderr %q, want %q", script, code, stderr, want)
+	}
+	script := ""
+	for line := range wants {
+		script += line + " && echo '" + line + "' succeeded\n"
+	}
+	stdout, stderr, _ := hosts(t, "--", "sh", "-c", script)
+	if stdout != "" {
+		t.Error(stdout)
+	}
+	for line, want := range wants {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("%q: want %q, stderr:\n%s", line, want, stderr)
 		}
 	}
 }
