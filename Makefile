@@ -1,0 +1,48 @@
+# make demo     one broadcaster and three viewers on this machine, and what they measured
+# make build    the commands, into bin/
+# make test     everything that a change must pass
+# make bench    the figures of docs/, measured here
+# make soak     hours of leaving and loss
+# make lint     formatting and static analysis
+# make install  into $(PREFIX), /usr/local if not set (DESTDIR for packages)
+
+PREFIX ?= /usr/local
+# watch is also a procps program, so our commands have a directory of their own and sixcast-* names in the usual one.
+libexec = $(PREFIX)/libexec/sixcast
+commands = ingest relay watch record
+
+.PHONY: all build demo test bench soak lint install uninstall clean
+
+all: build
+
+build:
+	CGO_ENABLED=0 go build -trimpath -o bin/ $(commands:%=./cmd/%)
+
+demo: build
+	scripts/demo
+
+test:
+	scripts/setup
+	scripts/test
+
+bench: build
+	scripts/bench
+
+soak: build
+	scripts/soak
+
+lint:
+	scripts/lint
+
+install: build
+	install -d '$(DESTDIR)$(libexec)' '$(DESTDIR)$(PREFIX)/bin'
+	install $(commands:%=bin/%) '$(DESTDIR)$(libexec)/'
+	for c in $(commands); do ln -sf ../libexec/sixcast/$$c '$(DESTDIR)$(PREFIX)/bin/'sixcast-$$c || exit 1; done
+	@echo 'Installed. Either use sixcast-watch and its like, or put $(libexec) first in your PATH.'
+
+uninstall:
+	for c in $(commands); do rm -f '$(DESTDIR)$(libexec)/'$$c '$(DESTDIR)$(PREFIX)/bin/'sixcast-$$c; done
+	-rmdir '$(DESTDIR)$(libexec)' 2>/dev/null
+
+clean:
+	rm -rf bin build
