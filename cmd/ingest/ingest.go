@@ -28,6 +28,7 @@ type options struct {
 	rate     cli.BitRate
 	timeout  cli.Duration
 	once     bool
+	pace     string
 	output   string
 	runValue uint64
 	stats    cli.Stats
@@ -83,11 +84,19 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.Var(&o.timeout, "timeout", "give up with exit status 3 when no packet has come for `TIME` (default: never)")
 	f.Lookup("timeout").DefValue = ""
 	f.BoolVar(&o.once, "once", false, "end when the input does, do not connect again")
+	f.StringVar(&o.pace, "pace", paceOn, "off: read as fast as the machine can (its blocks are for measuring: all seem to be made at once)")
+	_ = f.MarkHidden("pace")
 	f.StringVarP(&o.output, "output", "o", "", "write to `FILE` (default: -, stdout)")
 	f.Uint64Var(&o.runValue, "run", 0, "name of the run")
 	_ = f.MarkHidden("run")
 	o.stats.AddFlags(f)
 }
+
+// Values of --pace.
+const (
+	paceOn  = "on"
+	paceOff = "off"
+)
 
 func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 	spec := input.Spec{Kind: input.Stdin}
@@ -108,6 +117,9 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 	if o.data < block.MinData || o.data > block.MaxData {
 		return cli.Usagef("--fec %d: it is %d to %d of %d stripes", o.data, block.MinData, block.MaxData, block.Stripes)
 	}
+	if o.pace != paceOn && o.pace != paceOff {
+		return cli.Usagef("--pace %s: it is %s or %s", o.pace, paceOn, paceOff)
+	}
 	key, err := o.channelKey(app)
 	if err != nil {
 		return err
@@ -117,7 +129,7 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 		return err
 	}
 	in, err := input.Open(ctx, spec, input.Options{
-		Stdin: app.Stdin, Loop: o.loop, Rate: ts.BitRate(o.rate), Once: o.once, Log: app.Log,
+		Stdin: app.Stdin, Loop: o.loop, Rate: ts.BitRate(o.rate), Once: o.once, Unpaced: o.pace == paceOff, Log: app.Log,
 	})
 	if err != nil {
 		return inputError(err)

@@ -5,6 +5,8 @@
 //	pipes, HTTP  as they arrive, but held where they run more than [PipeLead] ahead of their own clock (PCR)
 //	files        by their clock; where they have none, at a constant rate
 //
+// unless [Options] say Unpaced.
+//
 // A [Stream] belongs to one goroutine, except Stats.
 package input
 
@@ -45,11 +47,13 @@ const (
 
 // Options say how to read an input. The zero value is fine.
 type Options struct {
-	Stdin *os.File     // what "-" is; nil means os.Stdin
-	Loop  bool         // play a file again and again with clocks that go on
-	Rate  ts.BitRate   // of files without a clock; 0 is DefaultRate
-	Once  bool         // end where the input ends: do not connect again
-	Log   *slog.Logger // warnings; nil discards them
+	Stdin *os.File   // what "-" is; nil means os.Stdin
+	Loop  bool       // play a file again and again with clocks that go on
+	Rate  ts.BitRate // of files without a clock; 0 is DefaultRate
+	Once  bool       // end where the input ends: do not connect again
+	// Unpaced gives out packets as fast as they can be read, whatever their clock says.
+	Unpaced bool
+	Log     *slog.Logger // warnings; nil discards them
 }
 
 // Batch is some packets of the stream.
@@ -158,6 +162,9 @@ func Open(ctx context.Context, spec Spec, o Options) (*Stream, error) {
 			return nil, fmt.Errorf("%w: %s is no file that could be played in a loop", ErrAddress, s.name)
 		}
 		s.loop = ts.NewLoop()
+	}
+	if o.Unpaced {
+		mode = paceNone
 	}
 	s.pace = newPacer(mode, o.Rate, o.Log)
 	s.stats.State = Waiting
