@@ -259,7 +259,7 @@ func FuzzReceive(f *testing.F) {
 		}
 		source.node.Flush(w.now)
 		v.node.Flush(w.now)
-		w.run(2 * time.Second)
+		w.run(w.now + 400*time.Millisecond)
 		for n, sum := range v.bytes {
 			if want, ok := s.sums[n]; ok && sum != want {
 				t.Errorf("block %d differs from what was sent", n)
