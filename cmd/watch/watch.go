@@ -135,12 +135,16 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 	return err
 }
 
+// askOn is how long a missing block is asked for beyond the latency: it counts
+// from the first sign of the block, which may come early.
+const askOn = 500 * time.Millisecond
+
 // node is the setting of the peer. Errors are mostly usage errors.
 func (o *options) node(ctx context.Context, app *cli.App, arg string) (cfg node.Config, uri channel.URI, err error) {
 	if uri, err = channel.ParseArg(arg); err != nil {
 		return cfg, uri, cli.Usagef("%w", err)
 	}
-	cfg = node.Config{Channel: uri.ID, Upload: int64(o.upload), Patience: time.Duration(o.latency), Logger: app.Log}
+	cfg = node.Config{Channel: uri.ID, Upload: int64(o.upload), Patience: time.Duration(o.latency) + askOn, Logger: app.Log}
 	if cfg.Listen, err = cli.ParseListen(o.listen); err != nil {
 		return cfg, uri, err
 	}
