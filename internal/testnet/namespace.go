@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -199,8 +200,17 @@ func newNamespace(name string, setup func(*namespace) error) (*namespace, error)
 			return err
 		}
 		ns.inode = st.Ino
-		if err := os.WriteFile(ns.path, nil, 0o444); err != nil {
-			return err
+		// Networks of parallel tests may have hosts of one name.
+		for n := 2; ; n++ {
+			f, err := os.OpenFile(ns.path, os.O_CREATE|os.O_EXCL, 0o444)
+			if err == nil {
+				f.Close()
+				break
+			}
+			if !errors.Is(err, fs.ErrExist) {
+				return err
+			}
+			ns.path = filepath.Join(dir, name+"-"+strconv.Itoa(n))
 		}
 		if err := unix.Mount("/proc/thread-self/ns/net", ns.path, "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("naming the network namespace: %w", err)
