@@ -251,11 +251,12 @@ func (s *Stream) notStream() error {
 	return fmt.Errorf("%s: %w: %s", s.name, ErrNotStream, describe(s.head))
 }
 
-func (s *Stream) put(packets []byte) {
+// put gives the pacer its buffer back, with new packets at the end.
+func (s *Stream) put(buf []byte) {
 	if s.loop != nil {
-		s.loop.Rewrite(packets)
+		s.loop.Rewrite(buf[len(s.pace.buf):])
 	}
-	s.pace.put(packets)
+	s.pace.put(buf)
 }
 
 // end handles the end of the source: the beginning again, or the end.

@@ -153,7 +153,10 @@ func (p *pacer) observe(i int) (at time.Duration, ok bool) {
 	pos := p.pos + int64(i)
 	switch pid := pkt.PID(); {
 	case !p.found:
-		p.found, p.pid, p.base = true, pid, p.t1
+		p.found, p.pid = true, pid
+		if p.t1 > 0 { // the file has been playing without
+			p.base = p.t1 + p.rate.Duration(pos-p.pos-int64(p.end))
+		}
 	case pid == p.pid:
 	case pos-p.lastPCR < max(lookAhead, int64(p.clock.Rate())/8):
 		return 0, false
