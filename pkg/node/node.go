@@ -378,7 +378,7 @@ func (n *Node) Descriptor() (d channel.Descriptor, ok bool) {
 // Stats is a reading of a node's counters.
 type Stats struct {
 	mesh.Stats
-	Sockets  udp.Stats `json:"-"`
+	Sockets  udp.Stats `json:"socket"`
 	Unsent   uint64    `json:"unsent"`       // datagrams the kernel did not take
 	Dropped  uint64    `json:"kernel_drops"` // datagrams lost in our receive buffers
 	Rate     float64   `json:"stream_bps"`

@@ -56,7 +56,7 @@ type sender struct {
 	gsoRefusedT time.Time // when the first of them was remembered
 
 	// What this flush has done.
-	sent, bytes, calls, offloadRefused uint64
+	sent, bytes, calls, messages, offloadRefused uint64
 	unsent                             [reasons]uint64
 
 	plain plainSender
@@ -97,7 +97,7 @@ func (s *sender) flush(c *Conn, q *SendQueue) (sentBytes int, err error) {
 		return s.plain.flush(c, q)
 	}
 	s.message, s.datagram, s.unsendable = 0, 0, 0
-	s.sent, s.bytes, s.calls, s.offloadRefused, s.unsent = 0, 0, 0, 0, [reasons]uint64{}
+	s.sent, s.bytes, s.calls, s.messages, s.offloadRefused, s.unsent = 0, 0, 0, 0, 0, [reasons]uint64{}
 	var patience time.Time // until when to wait for room; set when there first is none
 	call := s.send
 	for err == nil {
@@ -144,7 +144,7 @@ func (s *sender) flush(c *Conn, q *SendQueue) (sentBytes int, err error) {
 			err = &net.OpError{Op: "write", Net: "udp6", Addr: c.pc.LocalAddr(), Err: err}
 		}
 	}
-	c.counters.send(s.sent, s.bytes, s.calls, &s.unsent)
+	c.counters.send(s.sent, s.bytes, s.calls, s.messages, &s.unsent)
 	c.counters.offloadRefused.Add(s.offloadRefused)
 	return int(s.bytes), err
 }
@@ -226,6 +226,7 @@ func (s *sender) done() {
 		s.sent += uint64(sl.count)
 		s.bytes += uint64(sl.bytes)
 	}
+	s.messages += uint64(s.got)
 	s.next += s.got
 }
 

@@ -85,7 +85,7 @@ func (s *plainSender) flush(c *Conn, q *SendQueue) (sentBytes int, err error) {
 			}
 		}
 	}
-	c.counters.send(sent, uint64(sentBytes), calls, &unsent)
+	c.counters.send(sent, uint64(sentBytes), calls, sent, &unsent)
 	return sentBytes, err
 }
 

@@ -7,6 +7,8 @@ type Stats struct {
 	Sent      uint64 `json:"sent"` // datagrams the kernel took
 	SentBytes uint64 `json:"sent_bytes"`
 	SendCalls uint64 `json:"send_calls"` // system calls
+	// SendMessages is what those calls carried: a GSO super-packet is one, however many datagrams it is.
+	SendMessages uint64 `json:"send_messages"`
 
 	// Datagrams that were not sent, by reason.
 	Unreachable uint64 `json:"unreachable"` // no route, no such host, no such zone
@@ -35,7 +37,7 @@ func (s Stats) Unsent() uint64 {
 func (c *Conn) Stats() Stats {
 	n := &c.counters
 	s := Stats{
-		Sent: n.sent.Load(), SentBytes: n.sentBytes.Load(), SendCalls: n.sendCalls.Load(),
+		Sent: n.sent.Load(), SentBytes: n.sentBytes.Load(), SendCalls: n.sendCalls.Load(), SendMessages: n.sendMessages.Load(),
 		Unreachable:    n.unsent[unreachable].Load(),
 		Refused:        n.unsent[refused].Load(),
 		Forbidden:      n.unsent[forbidden].Load(),
@@ -66,7 +68,8 @@ const (
 
 // counters are bumped once a batch.
 type counters struct {
-	sent, sentBytes, sendCalls            atomic.Uint64
+	sent, sentBytes                       atomic.Uint64
+	sendCalls, sendMessages               atomic.Uint64
 	unsent                                [reasons]atomic.Uint64
 	offloadRefused                        atomic.Uint64
 	received, receivedBytes, receiveCalls atomic.Uint64
@@ -83,8 +86,9 @@ func (n *counters) receive(calls uint64, t *tally) {
 	}
 }
 
-func (n *counters) send(sent, bytes, calls uint64, unsent *[reasons]uint64) {
+func (n *counters) send(sent, bytes, calls, messages uint64, unsent *[reasons]uint64) {
 	n.sendCalls.Add(calls)
+	n.sendMessages.Add(messages)
 	n.sent.Add(sent)
 	n.sentBytes.Add(bytes)
 	for why, count := range unsent {
