@@ -57,7 +57,7 @@ type sender struct {
 
 	// What this flush has done.
 	sent, bytes, calls, messages, offloadRefused uint64
-	unsent                             [reasons]uint64
+	unsent                                       [reasons]uint64
 
 	plain plainSender
 }
