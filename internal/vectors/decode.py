@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Decodes everything in docs/vectors with nothing but docs/protocol.md and the standard library.
 
-It shares no code with the Go implementation, its Reed-Solomon and Ed25519 included, and is written for
-reading, not for speed. Usage: decode.py [DIRECTORY]; exit code 1 if a vector is not what it should be.
+It shares no code with the Go implementation, its Reed-Solomon, Ed25519 and Noise (noise.py) included, and is
+written for reading, not for speed. Usage: decode.py [DIRECTORY [FILE.json ...]]; exit code 1 if a vector is not what it should be.
 """
 
 import base64
@@ -12,6 +12,9 @@ import json
 import os
 import struct
 import sys
+
+sys.dont_write_bytecode = True
+import noise  # noqa: E402, beside this file
 
 # --- Ed25519, RFC 8032 section 5.1 and its appendix ---
 
@@ -294,6 +297,70 @@ def read_stream(b):
     return records, skipped
 
 
+# --- Control messages and the beacon, sections 6 and 7 ---
+
+# Byte strings (s) are read as hex: tags, masks, tokens and what has 64 bits.
+STATE = ("8sIII", "run newest rap oldest")
+BLOCK = ("4sB8sI", "channel kind run number")
+MESSAGES = {
+    0x01: ("PING", "4s", "token"),
+    0x02: ("PONG", "4s", "token"),
+    0x03: ("BYE", "B", "reason"),  # and text
+    0x04: ("CHALLENGE", "8s", "token"),
+    0x05: ("ECHO", "8s", "token"),
+    0x10: ("JOIN", "32s8sBI", "key tag flags uplink"),
+    0x11: ("JOINED", "4sB8s" + STATE[0], "channel status tag " + STATE[1]),
+    0x12: ("LEAVE", "4s", "channel"),
+    0x13: ("SUBSCRIBE", "4sH2sBBI8sI", "channel serial mask flags hop uplink run first"),
+    0x14: ("SUBSCRIBED", "4sH2sBB", "channel serial mask hop reason"),
+    0x15: ("UNSUBSCRIBE", "4s2s", "channel mask"),
+    0x16: ("STATE", "4s" + STATE[0], "channel " + STATE[1]),
+    0x17: ("REQUEST", BLOCK[0] + "B8s", BLOCK[1] + " flags shards"),
+    0x18: ("REFUSE", BLOCK[0] + "B", BLOCK[1] + " reason"),
+    0x19: ("REPORT", "4sIIIBIH", "channel datagrams kilobytes number index arrival loss"),
+}
+FLAGS = {
+    "JOIN": ("serves",),
+    "SUBSCRIBE": ("manifest", "second_manifest", "backfill_only"),
+    "REQUEST": ("manifest",),
+}
+
+
+def fields_of(layout, names, b):
+    values = struct.unpack_from(">" + layout, b)
+    return dict(zip(names.split(), (x.hex() if isinstance(x, bytes) else x for x in values)))
+
+
+def read_messages(b):
+    """The messages in the plaintext of a sealed datagram that count, as (name, fields)."""
+    found = []
+    while len(b) >= 3:
+        kind, n = struct.unpack_from(">BH", b)
+        body, b = b[3 : 3 + n], b[3 + n :]
+        if len(body) < n:
+            break
+        if kind not in MESSAGES:
+            continue
+        name, layout, names = MESSAGES[kind]
+        if n < struct.calcsize(">" + layout):
+            continue
+        f = fields_of(layout, names, body)
+        if name == "BYE":
+            f["text"] = body[1:201].decode("utf-8", "replace")
+        if name in FLAGS:
+            flags = f.pop("flags")
+            f.update((flag, bool(flags >> bit & 1)) for bit, flag in enumerate(FLAGS[name]))
+        found.append((name, f))
+    return found
+
+
+def read_beacon(b):
+    need(len(b) >= 42 and b[:2] == b"\x12\x01", "not a beacon")
+    f = fields_of("2s4s8sII16sH", "stripes channel run newest rap repair port", b[2:])
+    address = ipaddress.IPv6Address(bytes.fromhex(f["repair"]))
+    return f | {"repair": f"[{address}]:{f.pop('port')}"}
+
+
 # --- The vectors ---
 
 checks = 0
@@ -469,16 +536,79 @@ def check_stream(v, key, directory):
     expect(preambles == v["preamble"], f"{what}: preambles differ")
 
 
-def main():
-    here = os.path.dirname(os.path.abspath(__file__))
-    directory = sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, "../../docs/vectors")
+def check_wire(vectors):
+    for v in vectors["messages"]:
+        got = read_messages(bytes.fromhex(v["hex"]))
+        expect(got == [(v["name"], v["fields"])], f"{v['name']}: read as {got}")
+    for v in vectors["beacons"]:
+        got = read_beacon(bytes.fromhex(v["hex"]))
+        expect(got == v["fields"], f"beacon: read as {got}")
+    for v in vectors["plaintext"]:
+        got = [name for name, _ in read_messages(bytes.fromhex(v["hex"]))]
+        expect(got == v["read"], f"plaintext, {v['what']}: read {got}")
+    expect({v["name"] for v in vectors["messages"]} == {m[0] for m in MESSAGES.values()}, "a message has no vector")
 
-    def load(name):
-        with open(os.path.join(directory, name), encoding="utf-8") as f:
-            return json.load(f)
 
-    check_channels(load("channel.json"))
-    block = load("block.json")
+def check_handshake(v):
+    """Writes every datagram of both sides anew, and reads it as the other side."""
+
+    def field(name):
+        return bytes.fromhex(v[name])
+
+    def same(name, datagram):
+        expect(datagram == field(name), f"handshake: {name} differs: {datagram.hex()}")
+
+    tags = {side: field(side + "_tag") for side in ("initiator", "responder")}
+    expect(all(len(t) == 8 and t[0] & 0x80 for t in tags.values()), "handshake: tags")
+    hello = b"\x01\x01" + tags["initiator"]
+    sides = {
+        side: noise.Handshake(
+            side == "initiator", field(side + "_static_private"), field(side + "_ephemeral_private"), b"sixcast 1" + hello
+        )
+        for side in tags
+    }
+    initiator, responder = sides.values()
+    for side in sides:
+        same(side + "_static_public", noise.x25519(field(side + "_static_private"), noise.BASE_POINT))
+
+    message = initiator.write(b"")
+    same("hello", hello + bytes(16) + message + bytes(1142))
+    cookie = field("cookie")[10:]
+    expect(len(cookie) == 16, "handshake: the cookie's length")
+    same("cookie", b"\x02\x01" + tags["initiator"] + cookie)
+    same("hello_with_cookie", hello + cookie + message + bytes(1142))
+    responder.read(field("hello_with_cookie")[26:58])
+
+    address, port = v["initiator_address"].rsplit(":", 1)
+    seen = tags["responder"] + ipaddress.IPv6Address(address.strip("[]")).packed + struct.pack(">H", int(port))
+    same("answer", b"\x03\x01" + tags["initiator"] + responder.write(seen))
+    expect(initiator.read(field("answer")[10:]) == seen, "handshake: payload of ANSWER")
+    same("finish", tags["responder"] + b"\x04" + initiator.write(field("finish_messages")))
+    expect(responder.read(field("finish")[9:]) == field("finish_messages"), "handshake: payload of FINISH")
+    expect(len(field("finish_messages")) <= 1000 and read_messages(field("finish_messages")), "handshake: messages in FINISH")
+    same("initiator_static_public", responder.rs)
+    same("responder_static_public", initiator.rs)
+    expect(initiator.h == responder.h and initiator.split() == responder.split(), "handshake: the sides disagree")
+
+    other = {"initiator": "responder", "responder": "initiator"}
+    for side, key in zip(sides, initiator.split()):
+        same(side + "_sealing_key", key)
+        s = v["sealed_by_" + side]
+        head = tags[other[side]] + b"\x20" + struct.pack(">I", s["counter"])
+        messages = bytes.fromhex(s["messages"])
+        expect(read_messages(messages), f"sealed by the {side}: no messages")
+        datagram = head + noise.seal(key, s["counter"], head, messages)
+        expect(datagram.hex() == s["datagram"], f"sealed by the {side}: datagram differs: {datagram.hex()}")
+        expect(noise.unseal(key, s["counter"], datagram[:13], datagram[13:]) == messages, f"sealed by the {side}: reading")
+        damaged = datagram[:20] + bytes([datagram[20] ^ 1]) + datagram[21:]
+        try:
+            noise.unseal(key, s["counter"], damaged[:13], damaged[13:])
+        except noise.Forged:
+            continue
+        expect(False, f"sealed by the {side}: a changed bit was accepted")
+
+
+def check_block(block, directory):
     key = bytes.fromhex(block["key"])
     expect(public_key(bytes.fromhex(block["seed"])) == key, "block.json: key is not the seed's")
     for v in block["fec"]:
@@ -493,6 +623,20 @@ def main():
         check_refused(v, key)
     for v in block["streams"]:
         check_stream(v, key, directory)
+
+
+def main():
+    here = os.path.dirname(os.path.abspath(__file__))
+    directory = sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, "../../docs/vectors")
+    files = {
+        "channel.json": check_channels,
+        "block.json": lambda v: check_block(v, directory),
+        "wire.json": check_wire,
+        "handshake.json": check_handshake,
+    }
+    for name in sys.argv[2:] or files:
+        with open(os.path.join(directory, name), encoding="utf-8") as f:
+            files[name](json.load(f))
     print(f"{checks} checks passed")
 
 

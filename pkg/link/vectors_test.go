@@ -36,6 +36,8 @@ type vector struct {
 	ResponderEphemeral hexBytes     `json:"responder_ephemeral_private"`
 	ResponderTag       hexBytes     `json:"responder_tag"`
 	Hello              hexBytes     `json:"hello"`
+	Cookie             hexBytes     `json:"cookie"` // answers hello under load
+	HelloWithCookie    hexBytes     `json:"hello_with_cookie"`
 	Answer             hexBytes     `json:"answer"`
 	FinishMessages     hexBytes     `json:"finish_messages"`
 	Finish             hexBytes     `json:"finish"`
@@ -104,7 +106,11 @@ func makeVector(t *testing.T) vector {
 	join := wire.Join{Key: [32]byte(counting(0x80, 32)), Tag: wire.TagBit | 0x0123456789abcdef, Serves: true, Uplink: 5000}
 	li := initiator.Dial(0, to, join.Append)
 	v.Hello = slices.Clone(qi.last)
-	responder.Receive(0, from, slices.Clone(v.Hello))
+	// What makes a cookie is the responder's own business.
+	v.Cookie = slices.Concat([]byte{wire.TypeCookie, wire.Version}, v.InitiatorTag, counting(0xe0, cookieSize))
+	initiator.Receive(0, to, slices.Clone(v.Cookie))
+	v.HelloWithCookie = slices.Clone(qi.last)
+	responder.Receive(0, from, slices.Clone(v.HelloWithCookie))
 	v.Answer = slices.Clone(qr.last)
 	initiator.Receive(0, to, slices.Clone(v.Answer))
 	v.Finish = slices.Clone(qi.last)
@@ -250,6 +256,10 @@ func (w *written) run(v *vector) {
 	equal("e of the initiator", e, public(v.InitiatorEphemeral))
 	w.mixHash(e)
 	w.mixHash(nil)
+
+	again := slices.Clone(v.Hello)
+	copy(again[10:26], v.Cookie[10:])
+	equal("HELLO with a cookie", v.HelloWithCookie, again)
 
 	equal("tag in ANSWER", v.Answer[2:10], v.InitiatorTag)
 	re := v.Answer[10:42]

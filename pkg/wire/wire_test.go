@@ -5,9 +5,12 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"flag"
+	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/sixcast/sixcast/pkg/block"
@@ -23,10 +26,24 @@ type coder interface {
 	Decode([]byte) error
 }
 
+// vectors is docs/vectors/wire.json; its README.md says what the fields are.
+type vectors struct {
+	Messages  []vector    `json:"messages"`
+	Beacons   []vector    `json:"beacons"`
+	Plaintext []plaintext `json:"plaintext"`
+}
+
 type vector struct {
-	Name   string `json:"name"`
-	Hex    string `json:"hex"` // message: type, length, body; beacon: the datagram
-	Fields any    `json:"fields"`
+	Name   string         `json:"name"`
+	Hex    string         `json:"hex"` // message: type, length, body; beacon: the datagram
+	Fields map[string]any `json:"fields"`
+}
+
+// plaintext is what a sealed datagram holds, and which messages of it count.
+type plaintext struct {
+	What string   `json:"what"`
+	Hex  string   `json:"hex"`
+	Read []string `json:"read"`
 }
 
 var name = block.Name{Run: 0x0123456789abcdef, Number: 0x01020304}
@@ -54,15 +71,34 @@ var messages = []struct {
 	{"REFUSE", &Refuse{Channel: 0xcafebabe, Name: name, Reason: RefuseGone}, "180012" + "cafebabe" + "00" + "0123456789abcdef" + "01020304" + "01"},
 	{"REPORT", &Report{Channel: 0xcafebabe, Datagrams: 1000, Kilobytes: 1220, Number: 300, Index: 12, Arrival: 0xfffffff0, Loss: 3277},
 		"190017" + "cafebabe" + "000003e8" + "000004c4" + "0000012c" + "0c" + "fffffff0" + "0ccd"},
+	{"STATE", &State{Channel: 0xcafebabe, Progress: Progress{Newest: NoNumber, RAP: NoNumber, Oldest: NoNumber}},
+		"160018" + "cafebabe" + "0000000000000000" + "ffffffff" + "ffffffff" + "ffffffff"},
 	{"BEACON", &Beacon{Stripes: 0x3fff, Channel: 0xcafebabe, Run: name.Run, Newest: 300, RAP: 289, Repair: netip.MustParseAddrPort("[2001:db8::1]:6400")},
 		"1201" + "3fff" + "cafebabe" + "0123456789abcdef" + "0000012c" + "00000121" + "20010db8000000000000000000000001" + "1900"},
+	{"BEACON", &Beacon{Stripes: 0xffff, Channel: 0xcafebabe, Run: name.Run, Newest: 300, RAP: NoNumber, Repair: netip.AddrPortFrom(netip.IPv6Unspecified(), 0)},
+		"1201" + "ffff" + "cafebabe" + "0123456789abcdef" + "0000012c" + "ffffffff" + "00000000000000000000000000000000" + "0000"},
 }
 
-func body(b []byte) []byte {
-	if b[0] == TypeBeacon && b[1] == Version {
-		return b
-	}
-	return b[3:]
+// linkMessages are those that package link reads, which have one field each.
+var linkMessages = []struct {
+	typ         uint8
+	name, field string
+	body        string
+}{
+	{MsgPing, "PING", "token", "c0c1c2c3"},
+	{MsgPong, "PONG", "token", "c0c1c2c3"},
+	{MsgChallenge, "CHALLENGE", "token", "0102030405060708"},
+	{MsgEcho, "ECHO", "token", "0102030405060708"},
+}
+
+var plaintexts = []plaintext{
+	{"nothing", "", []string{}},
+	{"messages back to back, zeros are no message of this version", "010004c0c1c2c3" + "120004cafebabe" + "000000", []string{"PING", "LEAVE"}},
+	{"an unknown type is skipped", "7700050102030405" + "120004cafebabe", []string{"LEAVE"}},
+	{"a body longer than known is read as far as known", "120006cafebabe0102" + "010004c0c1c2c3", []string{"LEAVE", "PING"}},
+	{"a body shorter than known is no message, what follows is read", "120003cafeba" + "010004c0c1c2c3", []string{"PING"}},
+	{"a length that reaches past the end: it and what follows is dropped", "010004c0c1c2c3" + "120005cafebabe", []string{"PING"}},
+	{"a head cut off", "010004c0c1c2c3" + "1200", []string{"PING"}},
 }
 
 func TestMessagesAreAsSpecified(t *testing.T) {
@@ -98,10 +134,73 @@ func TestMessagesAreAsSpecified(t *testing.T) {
 	}
 }
 
+// fields turns a message into what other languages can read: names in
+// snake_case, nested fields side by side; numbers of 64 bits, tags, masks and
+// keys as hex.
+func fields(m any) map[string]any {
+	out := map[string]any{}
+	v := reflect.Indirect(reflect.ValueOf(m))
+	for i := range v.NumField() {
+		f, name := v.Field(i), snake(v.Type().Field(i).Name)
+		switch x := f.Interface().(type) {
+		case netip.AddrPort:
+			out[name] = x.String()
+		case []byte:
+			out[name] = string(x)
+		case [32]byte:
+			out[name] = hex.EncodeToString(x[:])
+		case StripeMask:
+			out[name] = fmt.Sprintf("%04x", x)
+		default:
+			switch {
+			case f.Kind() == reflect.Struct:
+				maps.Copy(out, fields(x))
+			case f.Kind() == reflect.Uint64:
+				out[name] = fmt.Sprintf("%016x", f.Uint())
+			case name == "channel":
+				out[name] = fmt.Sprintf("%08x", x)
+			default:
+				out[name] = x
+			}
+		}
+	}
+	return out
+}
+
+// snake is BackfillOnly as backfill_only, and RAP as rap.
+func snake(name string) string {
+	var out []byte
+	for i := range len(name) {
+		c := name[i]
+		upper := c >= 'A' && c <= 'Z'
+		if upper && i > 0 && name[i-1] >= 'a' {
+			out = append(out, '_')
+		}
+		if upper {
+			c += 'a' - 'A'
+		}
+		out = append(out, c)
+	}
+	return string(out)
+}
+
 func TestVectors(t *testing.T) {
-	var vs []vector
+	vs := vectors{Plaintext: plaintexts}
+	for _, x := range linkMessages {
+		body, err := hex.DecodeString(x.body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := hex.EncodeToString(AppendMessage(nil, x.typ, body))
+		vs.Messages = append(vs.Messages, vector{x.name, h, map[string]any{x.field: x.body}})
+	}
 	for _, x := range messages {
-		vs = append(vs, vector{x.name, x.hex, x.m})
+		v := vector{x.name, x.hex, fields(x.m)}
+		if x.name == "BEACON" {
+			vs.Beacons = append(vs.Beacons, v)
+		} else {
+			vs.Messages = append(vs.Messages, v)
+		}
 	}
 	want, err := json.MarshalIndent(vs, "", " ")
 	if err != nil {
@@ -119,6 +218,34 @@ func TestVectors(t *testing.T) {
 	}
 	if !bytes.Equal(got, want) {
 		t.Errorf("%s is not what this code says: run with -update and mend docs/protocol.md", vectorFile)
+	}
+}
+
+func TestPlaintextIsReadAsFarAsItIsSound(t *testing.T) {
+	for _, x := range plaintexts {
+		b, err := hex.DecodeString(x.Hex)
+		if err != nil {
+			t.Fatal(err)
+		}
+		read := []string{}
+		for {
+			typ, body, rest, ok := Next(b)
+			if !ok {
+				break
+			}
+			b = rest
+			for _, m := range linkMessages {
+				if m.typ == typ && len(body) >= len(m.body)/2 {
+					read = append(read, m.name)
+				}
+			}
+			if typ == MsgLeave && new(Leave).Decode(body) == nil {
+				read = append(read, "LEAVE")
+			}
+		}
+		if !slices.Equal(read, x.Read) {
+			t.Errorf("%s: read %v, want %v", x.What, read, x.Read)
+		}
 	}
 }
 
