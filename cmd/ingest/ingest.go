@@ -45,13 +45,13 @@ stream to stdout, for relay. The stream itself passes as it came.
 
 INPUT is one of
 
-  -                                        stdin (the default)
-  FILE                                     a file (played at its own speed), FIFO or device
-  udp://[ff15::1%eth0]:5004                a group to join, or an address to listen on
-  udp://[ff35::1]:5004?source=2001:db8::1  a source-specific group; also iface=, rcvbuf=
-  2001:db8::1@[ff35::1%eth0]:5004          the same in short; @:5004 listens on all addresses
-  rtp://…                                  as udp://, both take raw and RTP datagrams
-  http://…, https://…                      connected again when it breaks off
+    -                                        stdin (the default)
+    FILE                                     a file (played at its own speed), FIFO or device
+    udp://[ff15::1%eth0]:5004                a group to join, or an address to listen on
+    udp://[ff35::1]:5004?source=2001:db8::1  a source-specific group; also iface=, rcvbuf=
+    2001:db8::1@[ff35::1%eth0]:5004          the same in short; @:5004 listens on all addresses
+    rtp://…                                  as udp://, both take raw and RTP datagrams
+    http://…, https://…                      connected again when it breaks off
 
 A stream that falls silent is waited for, for ever unless --timeout is given.` + "\n" +
 			cli.ExitStatus(),
