@@ -37,30 +37,26 @@ type process struct {
 	ended chan struct{}
 }
 
-// io of a process, beside stderr. The zero value: no stdin, stdout kept.
+// streams of a process, beside stderr. The zero value: no stdin, stdout kept.
 type streams struct {
 	stdin  *os.File // given away: closed once the process runs
 	stdout *os.File // likewise
-	fifo   string   // opened for writing as stdout
 }
 
 // run starts a command on a host. It ends with the test at the latest; if that fails, what it said is logged.
 func run(t testing.TB, h *testnet.Host, s streams, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, name: h.Name() + " " + args[0], out: newBuffer(), words: newBuffer(), ended: make(chan struct{})}
-	p.cmd = h.Command(context.Background(), command(t, args[0]), args[1:]...)
-	p.cmd.Env = environment(t)
+	path := args[0] // a shell
+	if path != "sh" {
+		path = command(t, args[0])
+	}
+	p.cmd = h.Command(context.Background(), path, args[1:]...)
+	p.cmd.Env = append(environment(t), "PATH="+filepath.Dir(command(t, "watch"))+":"+os.Getenv("PATH"))
 	p.cmd.Stderr = p.words
 	if s.stdin != nil {
 		p.cmd.Stdin = s.stdin
 		defer s.stdin.Close()
-	}
-	if s.fifo != "" {
-		f, err := os.OpenFile(s.fifo, os.O_RDWR, 0) // it does not wait for the reader
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.stdout = f
 	}
 	if s.stdout != nil {
 		p.cmd.Stdout = s.stdout
@@ -303,7 +299,8 @@ type source struct {
 	relay   *process
 	ingest  *process
 	truth   *truth
-	feed    *os.File // the relay's stdin
+	feed    *os.File // the relay's stdin, or
+	fifo    string   // its --source
 }
 
 // source starts the relay; air starts ingest.
@@ -320,6 +317,19 @@ func (s *station) source(h *testnet.Host, relayArgs ...string) *source {
 	return src
 }
 
+// fifo is a source whose relay outlives ingest: air may be called again.
+func (s *station) fifo(h *testnet.Host, relayArgs ...string) *source {
+	s.t.Helper()
+	src := &source{station: s, host: h, fifo: filepath.Join(s.dir, "blocks.fifo")}
+	src.relay = run(s.t, h, streams{}, append(append([]string{"relay", "--source", src.fifo}, listen()...), relayArgs...)...)
+	src.relay.says(`listening on`)
+	eventually(s.t, patience, "the relay makes its FIFO", func() bool {
+		info, err := os.Stat(src.fifo)
+		return err == nil && info.Mode()&os.ModeNamedPipe != 0
+	})
+	return src
+}
+
 // air starts ingest. At its end the relay's stdin ends.
 func (src *source) air(input string, args ...string) *source {
 	src.station.t.Helper()
@@ -333,21 +343,29 @@ func (src *source) airFrom(stdin *os.File, input string, args ...string) *source
 	if err != nil {
 		t.Fatal(err)
 	}
+	feed := src.feed
+	if src.fifo != "" {
+		if feed, err = os.OpenFile(src.fifo, os.O_WRONLY, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
 	src.ingest = run(t, src.host, streams{stdin: stdin, stdout: w}, append([]string{"ingest", input, "--key", src.station.key}, args...)...)
 	tr, tw := io.Pipe()
 	src.truth = readTruth(src.station.id, tr)
 	go func() {
-		defer r.Close()
+		defer tw.Close()
+		defer feed.Close()
+		defer r.Close() // as tee does: if the relay is gone, ingest learns it
 		buf := make([]byte, 256<<10)
 		for {
 			n, err := r.Read(buf)
 			if n > 0 {
 				tw.Write(buf[:n])
-				src.feed.Write(buf[:n]) // a relay that is gone does not matter here
+				if _, err := feed.Write(buf[:n]); err != nil {
+					return
+				}
 			}
 			if err != nil {
-				tw.Close()
-				src.feed.Close()
 				return
 			}
 		}

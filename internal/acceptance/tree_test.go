@@ -1,0 +1,124 @@
+//go:build linux
+
+package acceptance
+
+import (
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/sixcast/sixcast/internal/netem"
+	"github.com/sixcast/sixcast/internal/testnet"
+)
+
+// A source, two relays behind it, two viewers behind each, and one behind a viewer, which passes on what it gets: all have
+// every byte.
+func TestTree(t *testing.T) {
+	t.Parallel()
+	s := newStation(t)
+	h := testnet.New(t, testnet.Config{Seed: 3, Hosts: testnet.Hosts(8, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond, Loss: 0.01})}).Hosts()
+	src := s.source(h[0])
+	s.join(h[1], h[0])
+	s.join(h[2], h[0])
+	viewers := []*viewer{
+		s.watch(h[3], h[1]), s.watch(h[4], h[1], listen()...),
+		s.watch(h[5], h[2]), s.watch(h[6], h[2]),
+		s.watch(h[7], h[4]),
+	}
+	ready()
+	src.air(clipH264.path(t))
+	for _, v := range viewers {
+		v.ends(0, time.Minute)
+	}
+	pieces := src.truth.all(t)
+	for _, v := range viewers {
+		exact(t, v.name, pieces, v.out.bytes(), 3*time.Second)
+		r := v.report()
+		t.Logf("%s: delay of a byte p50 %.0f ms, p99 %.0f ms", v.name, r.ByteDelay.P50, r.ByteDelay.P99)
+	}
+}
+
+// When a relay in a chain is killed and started again, those behind it come back by themselves.
+func TestRelayKilledAndStartedAgain(t *testing.T) {
+	t.Parallel()
+	c := newChain(t, 3, netem.Params{Delay: 10 * time.Millisecond}, 1)
+	a, b := c.watch(c.end(), c.last()), c.watch(c.end(), c.last())
+	c.src.air(clipH264.path(t), "--loop")
+	for _, v := range []*viewer{a, b} {
+		v.writes(500*packet, patience)
+	}
+	c.relays[0].kill() // the middle one: the last relay has to come back too
+	time.Sleep(time.Second)
+	again := time.Now()
+	c.join(c.host(1), c.host(0))
+	for _, v := range []*viewer{a, b} {
+		// What was on its way when the relay was killed has long been written.
+		had := v.out.len()
+		v.writes(had+1, patience)
+		back := time.Since(again)
+		for _, s := range v.out.stamps() {
+			if s.end > had {
+				back = s.at.Sub(again)
+				break
+			}
+		}
+		t.Logf("%s wrote again %v after the relay was started again", v.name, back.Round(time.Millisecond))
+		if back > 7*time.Second {
+			t.Errorf("%s needed %v, want at most 7 s: 5 until a silent link is dead, and the joins", v.name, back)
+		}
+	}
+	time.Sleep(2 * time.Second)
+	c.src.ingest.signal(2)
+	c.src.ingest.ends(0, 5*time.Second)
+	pieces := c.src.truth.all(t)
+	for _, v := range []*viewer{a, b} {
+		v.ends(0, patience)
+		p, err := match(pieces, v.out.bytes(), false)
+		if err != nil {
+			t.Errorf("%s: %v", v.name, err)
+			continue
+		}
+		r := v.report()
+		t.Logf("%s lost %d blocks (it says %d, %.0f ms)", v.name, len(p.missing), r.LostBlocks, r.LostMS)
+		if int(r.LostBlocks) != len(p.missing) || p.last < lastFull(pieces) {
+			t.Errorf("%s: %d blocks are missing, it reports %d; the last is %d of %d", v.name, len(p.missing), r.LostBlocks, p.last, lastFull(pieces))
+		}
+	}
+}
+
+// Who leaves says so: nothing more is sent to them.
+func TestLeave(t *testing.T) {
+	t.Parallel()
+	s := newStation(t)
+	h := testnet.New(t, testnet.Config{Seed: 1, Hosts: testnet.Hosts(3, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond})}).Hosts()
+	stats := filepath.Join(s.dir, "stats")
+	src := s.source(h[0], "--stats=50ms", "--stats-file", stats)
+	src.air(clipH264.path(t), "--loop")
+	stays, leaves := s.watch(h[1], h[0]), s.watch(h[2], h[0])
+	stays.writes(500*packet, patience)
+	leaves.writes(500*packet, patience)
+	var st struct{ Links, Children int }
+	eventually(t, 5*time.Second, "two children are counted", func() bool { return lastStats(stats, &st) == nil && st.Children == 2 })
+	begin := time.Now()
+	leaves.stop()
+	eventually(t, time.Second, "one child is left", func() bool { return lastStats(stats, &st) == nil && st.Children == 1 && st.Links == 1 })
+	t.Logf("the relay knew %v after the signal", time.Since(begin).Round(10*time.Millisecond))
+	before := h[2].Traffic().Received.Unicast.Packets
+	time.Sleep(time.Second)
+	if more := h[2].Traffic().Received.Unicast.Packets - before; more > 0 {
+		t.Errorf("%d datagrams came for a viewer that had left", more)
+	}
+	src.ingest.signal(2)
+	stays.ends(0, patience)
+	exactFrom(t, stays, src)
+}
+
+// exactFrom fails unless the output of a viewer that came at any time lacks nothing from its first block to the last on air.
+func exactFrom(t testing.TB, v *viewer, src *source) {
+	t.Helper()
+	pieces := src.truth.all(t)
+	p, err := match(pieces, v.out.bytes(), false)
+	if err != nil || len(p.missing) > 0 || p.preambles != 1 || p.last < lastFull(pieces) {
+		t.Errorf("%s: %+v of %d, %v", v.name, p, len(pieces), err)
+	}
+}
