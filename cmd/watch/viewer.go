@@ -34,7 +34,8 @@ type viewer struct {
 	backlog   uint64        // blocks that were made before we started
 	delays    play.Delays   // from the creation of a block to its write, the backlog left out
 	oldest    play.Delays   // the same from the block's oldest byte
-	recent    time.Duration // sum of delays since the last snapshot, and their number
+	recent    time.Duration // sum of delays since the last snapshot, the same from the oldest bytes, and their number
+	recentOld time.Duration
 	recentN   int
 }
 
@@ -52,6 +53,7 @@ func (v *viewer) written(u play.Unit, n int) {
 	v.blocks++
 	delay := now.Sub(b.Created)
 	v.recent += delay
+	v.recentOld += delay + b.Duration
 	v.recentN++
 	if b.Created.Before(began) {
 		v.backlog++
@@ -132,10 +134,11 @@ func (v *viewer) snapshot() any {
 		LostBlocks  uint64     `json:"lost_blocks"`  //
 		LostPackets uint64     `json:"lost_packets"` //
 		LostMS      float64    `json:"lost_ms"`
-		Late        uint64     `json:"late_blocks"`    // came when their turn was over
-		Latency     float64    `json:"latency_ms"`     // creation to write, mean since the line before
-		LeastDelay  float64    `json:"least_delay_ms"` // creation to arrival, least of the last minutes
-		Held        int        `json:"held_blocks"`    // behind a gap
+		Late        uint64     `json:"late_blocks"`     // came when their turn was over
+		Latency     float64    `json:"latency_ms"`      // creation to write, mean since the line before
+		ByteLatency float64    `json:"byte_latency_ms"` // the same from the blocks' oldest bytes
+		LeastDelay  float64    `json:"least_delay_ms"`  // creation to arrival, least of the last minutes
+		Held        int        `json:"held_blocks"`     // behind a gap
 		HeldBytes   int        `json:"held_bytes"`
 		Queued      int        `json:"queued_bytes"` // for a reader that does not keep up
 		QueuedMS    float64    `json:"queued_ms"`
@@ -154,8 +157,9 @@ func (v *viewer) snapshot() any {
 	s.Bytes, s.Blocks, s.Gaps, s.LostBlocks, s.LostPackets, s.LostMS = v.bytes, v.blocks, v.gaps, v.lost.Blocks, v.lost.Packets, milliseconds(v.lost.Duration)
 	if v.recentN > 0 {
 		s.Latency = milliseconds(v.recent / time.Duration(v.recentN))
+		s.ByteLatency = milliseconds(v.recentOld / time.Duration(v.recentN))
 	}
-	v.recent, v.recentN = 0, 0
+	v.recent, v.recentOld, v.recentN = 0, 0, 0
 	return s
 }
 

@@ -123,6 +123,7 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 	case o.output != "" && o.output != "-":
 		err = v.toFile(ctx, o.output)
 	default:
+		running.Go(func() { watchReader(ctx, app.Stdout, cancel) })
 		err = v.write(ctx, app.Out)
 	}
 	cancel(err)

@@ -227,8 +227,8 @@ type Patience struct {
 func (t *Tuner) Supervise(ctx context.Context, p Patience) error {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
-	var waiting State
-	var since, said time.Time
+	waiting, since := Connecting, t.began
+	var said time.Time
 	for {
 		select {
 		case <-ctx.Done():
