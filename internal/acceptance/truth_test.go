@@ -178,8 +178,12 @@ func match(pieces []piece, out []byte, cut bool) (played, error) {
 		if p.preambles == 1 && p.last == 0 && pos <= len(pieces[found].preamble) {
 			p.first = found
 		} else {
+			// A new run begins at its first random access point: what comes before is not missing.
+			begun := pieces[found].Run == pieces[p.last].Run
 			for i := next; i < found; i++ {
-				if len(pieces[i].packets) > 0 {
+				old := pieces[i].Run == pieces[p.last].Run
+				begun = begun || pieces[i].Flags&block.RAP != 0
+				if len(pieces[i].packets) > 0 && (old || begun) {
 					p.missing = append(p.missing, i)
 				}
 			}
