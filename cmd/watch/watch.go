@@ -152,7 +152,7 @@ func (o *options) node(ctx context.Context, app *cli.App, arg string) (cfg node.
 	if cfg.Multicast, err = o.multicast.Config(false); err != nil {
 		return cfg, uri, err
 	}
-	if cfg.Peers, err = cli.ResolvePeers(ctx, append(o.peers, uri.Peers...)); err != nil {
+	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...)); err != nil {
 		return cfg, uri, err
 	}
 	if len(cfg.Peers) == 0 && cfg.Multicast == nil {
@@ -205,7 +205,8 @@ func (v *viewer) play(ctx context.Context, args []string) error {
 	life, kill := context.WithCancel(v.signals)
 	defer kill()
 	defer context.AfterFunc(ctx, func() {
-		if !errors.Is(context.Cause(ctx), errOnce) { // after the end of the run it plays what it has
+		// After the end of the run it plays what it has.
+		if why := context.Cause(ctx); !errors.Is(why, errOnce) && !errors.Is(why, errPlayerEnded) {
 			kill()
 		}
 	})()
