@@ -110,7 +110,7 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 	} else if o.source == "" && cli.IsTerminal(app.Stdin) {
 		return cli.Usagef("stdin is a terminal: pipe a block stream in (ingest … | relay), or name a CHANNEL to join")
 	}
-	if cfg.Peers, err = cli.ResolvePeers(ctx, append(o.peers, uri.Peers...)); err != nil {
+	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...)); err != nil {
 		return err
 	}
 	if len(args) == 1 && len(cfg.Peers) == 0 {
@@ -179,7 +179,7 @@ func (r *relay) serve(ctx context.Context, isSource bool) error {
 		return r.why(ctx)
 	case errors.Is(err, source.ErrEmpty):
 		return cli.NoInputf("no block stream on the input: pipe ingest into relay (ingest … | relay)")
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, source.ErrKind):
 		return cli.NoInputf("%w", err)
 	case err != nil:
 		return err

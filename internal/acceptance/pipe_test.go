@@ -46,7 +46,7 @@ func TestPipelines(t *testing.T) {
 		{"ingest | tee | relay", `ingest "$CLIP" --key "$KEY" | tee "$BLOCKS" | relay --listen '[::]:6400'`, false, 6400},
 		{"relay < file", `relay --listen '[::]:6400' < "$BLOCKS"`, true, 6400},
 		{"cat file | relay", `cat "$BLOCKS" | relay --listen '[::]:6400' --linger 9s`, true, 6400},
-		{"relay --stdout | relay", `ingest "$CLIP" --key "$KEY" -o - | tee "$BLOCKS" | relay --listen '[::]:6400' & relay "$URI" --peer '[::1]:6400' --listen '[::]:6401' --stdout | relay --listen '[::]:6402' --linger 2s`, false, 6402},
+		{"relay --stdout | relay", `ingest "$CLIP" --key "$KEY" -o - | tee "$BLOCKS" | relay --listen '[::]:6400' & relay "$URI" --peer '[::1]:6400' --listen '[::]:6401' --stdout --timeout 2s | relay --listen '[::]:6402' --linger 2s`, false, 6402},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -84,7 +84,7 @@ func TestBlockStreamsInOneFile(t *testing.T) {
 	t.Parallel()
 	s := newStation(t)
 	sender, other := twoHosts(t)
-	first, a := recording(t, s, clipRadio, time.Now().Add(-2*time.Hour))
+	first, a := recording(t, s, clipH264, time.Now().Add(-2*time.Hour))
 	second, b := recording(t, s, clipH264, time.Now().Add(-time.Hour))
 	x, _ := os.ReadFile(first)
 	y, _ := os.ReadFile(second)

@@ -21,6 +21,9 @@ import (
 // ErrEmpty is returned where the stream held not one block.
 var ErrEmpty = errors.New("source: no block stream in the input")
 
+// ErrKind is returned for a path at which lies nothing that can be read, such as a directory.
+var ErrKind = errors.New("neither a FIFO, a socket nor a file")
+
 const (
 	// recorded is the age from which a block is not live: it is paced by the
 	// manifests' times (docs/protocol.md section 2.3).
@@ -88,7 +91,7 @@ func (r *Reader) Path(ctx context.Context, path string) error {
 		r.Paced = true
 		return r.Stream(ctx, f)
 	}
-	return fmt.Errorf("%s is neither a FIFO, a socket nor a file", path)
+	return fmt.Errorf("%s is %w", path, ErrKind)
 }
 
 // fifo reads a FIFO for ever. It is opened for writing too, so that it has no

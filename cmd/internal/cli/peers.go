@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"net"
 	"net/netip"
 
 	"github.com/spf13/pflag"
@@ -40,6 +41,25 @@ func ResolvePeers(ctx context.Context, peers []string) ([]netip.AddrPort, error)
 		}
 	}
 	return out, nil
+}
+
+// Peers is ResolvePeers; where this host has no way to any of them it says so, since nobody will answer then, nor complain.
+func (app *App) Peers(ctx context.Context, peers []string) ([]netip.AddrPort, error) {
+	out, err := ResolvePeers(ctx, peers)
+	var none error
+	for _, a := range out {
+		// Connecting a UDP socket looks for a route and sends nothing.
+		c, err := net.DialUDP("udp6", nil, net.UDPAddrFromAddrPort(a))
+		if err == nil {
+			c.Close()
+			return out, nil
+		}
+		none = err
+	}
+	if err == nil && none != nil {
+		app.Log.Warn("no way from this host to any peer: is the network IPv6? (`ip -6 route` shows it; going on, since that may change)", "err", none)
+	}
+	return out, err
 }
 
 // Multicast holds the flags about a channel's multicast group.
