@@ -42,6 +42,7 @@ func ready() { time.Sleep(700 * time.Millisecond) }
 // What watch writes is, but for the preamble at its start, what ingest accepted from the first random access point to the
 // last block.
 func TestBitExact(t *testing.T) {
+	t.Parallel()
 	h264 := clipH264.packets(t)
 	for _, in := range []struct {
 		name    string

@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	parallel := true
 	flag.Visit(func(f *flag.Flag) { parallel = parallel && f.Name != "test.parallel" })
 	if parallel {
-		flag.Set("test.parallel", "5")
+		flag.Set("test.parallel", "8")
 	}
 	testnet.Main(m)
 }

@@ -46,6 +46,7 @@ func (l *lan) wire(pieces []piece) (float64, string) {
 
 // Five receivers of one group, each of which loses 5 % of its own, have every byte; the wire carries at most 1.5 × the stream.
 func TestMulticast(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		clip clip

@@ -36,6 +36,7 @@ func truthOf(t testing.TB, s *station, file string) []piece {
 
 // What a person types in a shell is a channel: ingest into a file, through tee, and a relay into another relay.
 func TestPipelines(t *testing.T) {
+	t.Parallel()
 	clip := clipH264
 	for _, c := range []struct {
 		name   string
@@ -105,6 +106,7 @@ func TestBlockStreamsInOneFile(t *testing.T) {
 
 // A block stream that was damaged gives whole blocks and counted gaps, never a wrong byte.
 func TestDamagedBlockStream(t *testing.T) {
+	t.Parallel()
 	damage := map[string]func([]byte) []byte{
 		"cut in the middle": func(b []byte) []byte { return b[:len(b)/2] },
 		"a bit flipped every 40 kB": func(b []byte) []byte {
@@ -225,6 +227,7 @@ func TestClosedPipes(t *testing.T) {
 // A reader that stops does not stop the viewer: after 5 s it misses nothing; after longer than the viewer keeps, it goes on at the
 // newest random access point, and what it missed is counted. The memory is bounded meanwhile.
 func TestReaderThatStops(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		stops time.Duration

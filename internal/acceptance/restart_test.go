@@ -83,6 +83,7 @@ func TestIngestKilledAndStartedAgain(t *testing.T) {
 // Of two sources with one key the newer wins, whoever learns of it first; the older relay says why it stops, and its ingest
 // ends quietly.
 func TestTwoSourcesOfOneChannel(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		middle bool // a relay knows both, the viewer only that relay

@@ -109,6 +109,7 @@ func TestDelay(t *testing.T) {
 		loss float64
 	}{{"without loss", 0}, {"5 percent loss", 0.05}} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel() // with the other case only: TestDelay itself is not parallel
 			chain := newChain(t, 3, netem.Params{Delay: 10 * time.Millisecond, Loss: c.loss}, 5)
 			v := chain.watch(chain.end(), chain.last())
 			ready()
