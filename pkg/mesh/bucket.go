@@ -10,8 +10,13 @@ type bucket struct {
 	last   Time
 }
 
-// bucketDepth is how much of the cap may leave in one go.
-const bucketDepth = 20 * time.Millisecond
+const (
+	// bucketDepth is how much of the cap may leave in one go.
+	bucketDepth = 20 * time.Millisecond
+	// bucketDebt is how long control messages beyond the cap are paid for:
+	// who makes us say much must not silence us for longer.
+	bucketDebt = time.Second
+)
 
 func (b *bucket) init(bits int64) { b.rate = float64(bits) / 8 }
 
@@ -29,7 +34,7 @@ func (b *bucket) spend(now Time, bytes int) {
 		return
 	}
 	b.refill(now)
-	b.credit -= float64(bytes)
+	b.credit = max(b.credit-float64(bytes), -b.rate*bucketDebt.Seconds())
 }
 
 // open reports whether something may be sent now.

@@ -38,6 +38,7 @@ type Channel struct {
 	redials    []redial
 	source     bool // fed by a pipe: this node is where the channel comes from
 	superseded bool
+	toldFork   block.Run // whose fork has been reported
 
 	run    block.Run
 	slots  [window]*slot
@@ -81,6 +82,7 @@ type slot struct {
 	decoded bool
 	dead    bool   // given up
 	sampled bool   // its loss has been counted
+	forked  bool   // another manifest of its name is about
 	pushed  uint64 // shards that came without being asked for
 }
 
@@ -201,7 +203,7 @@ func (c *Channel) describe(from *neighbour, b []byte) {
 	}
 	d, err := channel.ParseDescriptor(item)
 	if err != nil || d.ID != c.ID {
-		c.node.misbehaved(from, "a descriptor that the channel's key did not sign")
+		c.node.wrong(from, wire.NoNumber, "a descriptor that the channel's key did not sign")
 		return
 	}
 	if c.descriptor != nil && d.Seq <= c.descSeq {
@@ -260,7 +262,7 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 	case block.ErrForged:
 		return
 	default:
-		n.misbehaved(from, "a shard that is not what the channel signed")
+		n.wrong(from, s.number, "a shard that is not what the channel signed")
 		return
 	}
 	n.stats.ShardsIn++
@@ -346,10 +348,9 @@ func (c *Channel) manifest(from *neighbour, raw []byte) {
 			return
 		}
 		if s := c.slot(m.Name.Number); s != nil && s.b != nil {
-			if bytes.Equal(s.b.ManifestDatagram(), raw) {
-				return
+			if !bytes.Equal(s.b.ManifestDatagram(), raw) {
+				c.forked(from, s, &m)
 			}
-			c.forked(from, &m)
 			return
 		}
 	}
@@ -362,7 +363,7 @@ func (c *Channel) manifest(from *neighbour, raw []byte) {
 		return
 	}
 	if !m.Verify(c.ID) {
-		n.misbehaved(from, "a manifest that the channel's key did not sign")
+		n.wrong(from, wire.NoNumber, "a manifest that the channel's key did not sign")
 		return
 	}
 	n.stats.ManifestsIn++
@@ -396,17 +397,29 @@ func (c *Channel) mayVerify(from *neighbour) bool {
 	return from.verify.take(c.node.now)
 }
 
-// forked handles a second manifest for a name that has one.
-func (c *Channel) forked(from *neighbour, m *block.Manifest) {
+// forked handles a second manifest for a name that has one. Whoever holds
+// that is not to blame for shards that fit his and not ours.
+func (c *Channel) forked(from *neighbour, s *slot, m *block.Manifest) {
 	n := c.node
-	if !c.mayVerify(from) {
+	if s.forked && (from == nil || from.forkedRun == c.run) || !c.mayVerify(from) {
 		return
 	}
 	if !m.Verify(c.ID) {
-		n.misbehaved(from, "a manifest that the channel's key did not sign")
+		n.wrong(from, wire.NoNumber, "a manifest that the channel's key did not sign")
 		return
 	}
+	if from != nil {
+		from.forkedRun = c.run
+	}
+	if s.forked {
+		return
+	}
+	s.forked = true
 	n.stats.ManifestsForked++
+	if c.toldFork == c.run {
+		return
+	}
+	c.toldFork = c.run
 	n.out.Event(Event{Kind: EventForked, Channel: c.ID, Run: m.Name.Run, Text: "the channel's key signed two manifests for one block: the first stands"})
 }
 

@@ -19,6 +19,9 @@ const (
 	// groupSilent is how long a group may be silent before its receivers
 	// fall back to unicast.
 	groupSilent = 1500 * time.Millisecond
+	// maxAsked bounds the requests that are held: they are compared with each
+	// other.
+	maxAsked = 512
 )
 
 // group is a channel's multicast group: one more child where this node feeds
@@ -56,7 +59,7 @@ type groupAsk struct {
 
 func (g *group) init() {
 	g.groupDue = Never
-	g.groupVerify = allowance{rate: verifyRate, depth: verifyBurst, credit: verifyBurst}
+	g.groupVerify = fullAllowance(verifyRate, verifyBurst)
 }
 
 // SendToGroup makes the node feed the channel's multicast group. repair is
@@ -163,7 +166,7 @@ func (c *Channel) dialRepair(to netip.AddrPort) {
 		}
 	}
 	g.repairAddr = to
-	p := &peer{addr: to}
+	p := newPeer(to)
 	nb := n.neighbour(p, c)
 	nb.dialled = true
 	g.repairer = nb
@@ -180,7 +183,15 @@ func (c *Channel) dialRepair(to netip.AddrPort) {
 // ask holds a receiver's request for a moment: what two ask for is worth a
 // datagram to everybody.
 func (g *group) ask(nb *neighbour, s *slot, want uint64, manifest bool, now Time) {
-	if len(g.asked) >= 1024 {
+	for i := range g.asked {
+		// The same link again is not somebody else.
+		if a := &g.asked[i]; a.from == nb && a.s == s {
+			a.want |= want
+			a.manifest = a.manifest || manifest
+			return
+		}
+	}
+	if len(g.asked) >= maxAsked {
 		return
 	}
 	g.asked = append(g.asked, groupAsk{nb, s, want, manifest})

@@ -244,11 +244,8 @@ func FuzzReceive(f *testing.F) {
 		case 0:
 			v.node.Receive(w.now, source.addr, b)
 		case 1:
-			for _, nb := range v.ch.neighbours {
-				if len(b) > 0 && len(b) <= wire.MaxDatagram {
-					v.ch.bare(nb, b)
-				}
-				break
+			if nbs := v.ch.neighbours; len(nbs) > 0 && len(b) > 0 && len(b) <= wire.MaxDatagram {
+				v.ch.bare(nbs[0], b)
 			}
 		case 2:
 			v.node.ReceiveGroup(w.now, v.ch, source.addr, b)

@@ -53,14 +53,21 @@ type neighbour struct {
 	orphans     int
 	verify      allowance
 	asks        askOnce
+	asking      allowance // manifests we ask them for because of what they say
+	wrongBlock  block.Number
+	wrongs      int // blocks of which something false came, of late
+	wrongAt     Time
+	forkedRun   block.Run // holds other manifests of this run than we do
 
 	// They as our child.
 	push       pusher
 	haveSerial bool
 	subSerial  uint16
-	repairs    allowance // shards they may request
+	repairs    allowance // what they may request, and be sent of a backlog again
+	changes    allowance // SUBSCRIBE and STATE that are looked at
 	saidState  Time
 	saidNewer  Time
+	described  Time // when the descriptor was last sent
 }
 
 // allowance is a token bucket in whole things a second.
@@ -70,23 +77,54 @@ type allowance struct {
 	last        Time
 }
 
-func (a *allowance) take(now Time) bool {
+func (a *allowance) take(now Time) bool { return a.takeSome(now, 1) }
+
+// takeSome takes n things, all or none.
+func (a *allowance) takeSome(now Time, n float64) bool {
 	a.credit = min(a.depth, a.credit+a.rate*(now-a.last).Seconds())
 	a.last = now
-	if a.credit < 1 {
+	if a.credit < n {
 		return false
 	}
-	a.credit--
+	a.credit -= n
 	return true
+}
+
+func fullAllowance(rate, depth float64) allowance {
+	return allowance{rate: rate, depth: depth, credit: depth}
 }
 
 // Bounds on what one neighbour makes us do (section 8).
 const (
 	verifyRate  = 1000 // manifest signatures a second
 	verifyBurst = 2000
-	repairRate  = 2000 // requested shards a second
-	repairBurst = 4096
+	// repairTimes the stream's own shards a second may be requested, but at
+	// least repairRate, and after a pause as many as repairSeconds of the
+	// stream have.
+	repairTimes   = 2
+	repairRate    = 250
+	repairSeconds = 4
+	changeRate    = 20 // SUBSCRIBE and STATE a second
+	changeBurst   = 40
+	joinRate      = 20 // JOIN a second, on a link
+	joinBurst     = 2 * maxChannels
+	// askRate is how many manifests a second we ask a neighbour for on its
+	// own word. What somebody says whom we did not ask for weighs askStranger
+	// times: nothing of ours depends on it.
+	askRate     = 100
+	askStranger = 20
+	// describeAgain is how soon a JOIN brings the descriptor once more.
+	describeAgain = time.Second
 )
+
+// mayRepair takes n requested shards from nb's allowance.
+func (nb *neighbour) mayRepair(n int) bool {
+	c := nb.ch
+	shards := c.rate / block.MaxShard * block.Stripes / block.DefaultData
+	nb.repairs.rate = max(repairRate, repairTimes*shards)
+	nb.repairs.depth = max(2*repairRate, repairSeconds*shards)
+	return nb.repairs.takeSome(c.node.now, float64(n))
+}
 
 // askOnce remembers the manifests that were asked for a moment ago.
 type askOnce struct {
@@ -107,8 +145,10 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 		peer:    p,
 		ch:      c,
 		hop:     255,
-		verify:  allowance{rate: verifyRate, depth: verifyBurst, credit: verifyBurst},
-		repairs: allowance{rate: repairRate, depth: repairBurst, credit: repairBurst},
+		verify:  fullAllowance(verifyRate, verifyBurst),
+		repairs: fullAllowance(0, block.MaxShards*maxQueue), // cut to what the stream takes at the first use
+		asking:  fullAllowance(askRate, askRate),
+		changes: fullAllowance(changeRate, changeBurst),
 	}
 	nb.push.owner = nb
 	p.joined = append(p.joined, nb)
@@ -266,7 +306,9 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 		if err := m.Decode(body); err != nil {
 			return err
 		}
-		n.onJoin(p, &m)
+		if p.joins.take(n.now) {
+			n.onJoin(p, &m)
+		}
 	case wire.MsgJoined:
 		var m wire.Joined
 		if err := m.Decode(body); err != nil {
@@ -289,7 +331,7 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 		if err := m.Decode(body); err != nil {
 			return err
 		}
-		if nb := p.joinedAs(m.Channel); nb != nil {
+		if nb := p.joinedAs(m.Channel); nb != nil && nb.changes.take(n.now) {
 			nb.onSubscribe(&m)
 		}
 	case wire.MsgSubscribed:
@@ -316,7 +358,7 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 		if err := m.Decode(body); err != nil {
 			return err
 		}
-		if nb := p.joinedAs(m.Channel); nb != nil {
+		if nb := p.joinedAs(m.Channel); nb != nil && nb.changes.take(n.now) {
 			nb.onProgress(m.Progress)
 		}
 	case wire.MsgRequest:
@@ -374,7 +416,9 @@ func (n *Node) onJoin(p *peer, m *wire.Join) {
 	}
 	answer.Status, answer.Tag, answer.Progress = wire.JoinOK, nb.rxTag, c.Progress()
 	p.tell(answer.Append)
-	nb.describe()
+	if nb.described == 0 || n.now-nb.described >= describeAgain {
+		nb.describe()
+	}
 }
 
 func (nb *neighbour) onJoined(m *wire.Joined) {
@@ -430,6 +474,13 @@ func (nb *neighbour) askFor(name block.Name) {
 	if !nb.joined || nb.asks.name == name && n.now-nb.asks.at < nb.rtt()+20*time.Millisecond {
 		return
 	}
+	weight := 1.0
+	if !nb.dialled {
+		weight = askStranger
+	}
+	if !nb.asking.takeSome(n.now, weight) {
+		return
+	}
 	nb.asks = askOnce{name, n.now}
 	n.stats.Requests++
 	nb.peer.tell((&wire.Request{Channel: nb.ch.tag, Name: name, Manifest: true}).Append)
@@ -460,6 +511,7 @@ func (nb *neighbour) tellNewer() {
 // describe sends the channel's descriptor.
 func (nb *neighbour) describe() {
 	if nb.joined && nb.ch.descriptor != nil {
+		nb.described = nb.ch.node.now
 		nb.push.send(nb.ch.descriptor)
 	}
 }

@@ -131,7 +131,6 @@ type Node struct {
 	bucket   bucket // upload cap
 	rotate   int
 	now      Time
-	scratch  []byte
 	pumpAt   Time
 	houseAt  Time
 	stats    Counters
@@ -142,7 +141,13 @@ type peer struct {
 	link    *link.Link
 	addr    netip.AddrPort // as dialled, invalid if they dialled us
 	joined  []*neighbour
-	control []byte // messages to be sealed at the end of this call
+	joins   allowance // JOINs that are answered
+	control []byte    // messages to be sealed at the end of this call
+}
+
+// newPeer is a peer with no link yet; addr is invalid where they dialled us.
+func newPeer(addr netip.AddrPort) *peer {
+	return &peer{addr: addr, joins: fullAllowance(joinRate, joinBurst)}
 }
 
 // Counters count since the start.
@@ -176,6 +181,11 @@ const (
 	reportEvery   = 200 * time.Millisecond
 	beaconEvery   = 250 * time.Millisecond
 	describeEvery = time.Second
+
+	// maxWrongs things that cannot be true within wrongMemory, and a
+	// neighbour is dropped (section 8).
+	maxWrongs   = 3
+	wrongMemory = time.Minute
 )
 
 // New makes a node. It sends nothing before its first Tick, Dial or Receive.
@@ -256,7 +266,7 @@ func (n *Node) Dial(now Time, c *Channel, to netip.AddrPort) {
 			return
 		}
 	}
-	p := &peer{addr: to}
+	p := newPeer(to)
 	nb := n.neighbour(p, c)
 	nb.dialled = true
 	p.link = n.links.Dial(now, to, func(dst []byte) []byte {
@@ -408,7 +418,8 @@ func (s *linkSide) Established(l *link.Link) {
 	n := (*Node)(s)
 	p := n.peers[l]
 	if p == nil {
-		p = &peer{link: l}
+		p = newPeer(netip.AddrPort{})
+		p.link = l
 		n.peers[l] = p
 		n.order = append(n.order, p)
 	}
@@ -476,12 +487,30 @@ func (n *Node) forget(p *peer) {
 	}
 }
 
-// misbehaved drops a neighbour that sent what cannot be true and remembers it.
-func (n *Node) misbehaved(nb *neighbour, what string) {
+// wrong counts what cannot be true: shards of the block with this number, or
+// with wire.NoNumber what is wrong by itself. A flipped
+// bit that the UDP checksum missed is no lie: a neighbour is dropped for the
+// third within a minute (the shards of a block are one), and not at all where
+// the source has signed two manifests for one name and it holds the other.
+func (n *Node) wrong(nb *neighbour, number block.Number, what string) {
 	n.stats.Forged++
-	if nb == nil {
+	if nb == nil || nb.forkedRun != 0 && nb.forkedRun == nb.ch.run {
 		return
 	}
+	if n.now-nb.wrongAt > wrongMemory {
+		nb.wrongs = 0
+	}
+	if nb.wrongs == 0 || nb.wrongBlock != number || number == wire.NoNumber {
+		nb.wrongs++
+	}
+	nb.wrongBlock, nb.wrongAt = number, n.now
+	if nb.wrongs >= maxWrongs {
+		n.misbehaved(nb, what)
+	}
+}
+
+// misbehaved drops a neighbour that sent what cannot be true and remembers it.
+func (n *Node) misbehaved(nb *neighbour, what string) {
 	p := nb.peer
 	if n.peers[p.link] != p {
 		return // dropped already

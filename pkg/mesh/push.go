@@ -24,6 +24,11 @@ const (
 	quantumFloor = 8 * 1280
 	// maxQueue bounds how many blocks a child may lag behind.
 	maxQueue = window / 2
+	// shareTimes is how much more than the stripes it was granted a child may
+	// take, for manifests and repairs, before others come first; shareDepth is
+	// how much of that it can save up.
+	shareTimes = 1.5
+	shareDepth = time.Second
 	// maxQueueDelay is how much standing queue we suffer on the path to a
 	// child before we slow down (RFC 6817's target is 100 ms).
 	maxQueueDelay = 60 * time.Millisecond
@@ -38,11 +43,14 @@ type pusher struct {
 	first   bool // manifests wanted
 	second  bool // and a second copy
 	backlog block.Number
+	offered block.Number // one past the newest block that was ever owed by subscription
 	base    block.Number
 	owed    []debt // owed[i] is for block base+i
 	pending int    // debts that are not empty
 
 	credit float64
+	share  float64 // what it may still be sent before others that had less
+	shared Time
 	last   Time
 	slow   float64 // 0…1: how far congestion has slowed us
 	batch  [16]sentMark
@@ -84,7 +92,7 @@ func (p *pusher) clear() {
 func (p *pusher) restart(base block.Number) {
 	p.clear()
 	p.base = base
-	p.backlog = base
+	p.backlog, p.offered = base, base
 	p.nbatch = 0
 }
 
@@ -163,9 +171,17 @@ func (p *pusher) subscribe(m *wire.Subscribe, mask wire.StripeMask) {
 	}
 	p.backlog = c.next
 	for k := max(from, c.oldest); k < c.next; k++ {
-		if s := c.slot(k); s != nil && s.b != nil {
-			p.enlist(s, s.b.Have())
+		s := c.slot(k)
+		if s == nil || s.b == nil {
+			continue
 		}
+		if k < p.offered {
+			// Again: as if it had been requested.
+			if again := bits.OnesCount64(s.b.Have() & shards(mask, s.b.Manifest())); !p.owner.mayRepair(again) {
+				continue
+			}
+		}
+		p.enlist(s, s.b.Have())
 	}
 }
 
@@ -179,6 +195,7 @@ func (p *pusher) enlist(s *slot, have uint64) {
 		p.oweManifest(d, manifestWanted)
 	}
 	p.owe(d, have&shards(p.mask, s.b.Manifest())&^d.sent)
+	p.offered = max(p.offered, s.number+1)
 }
 
 // spread offers what has come since the last call to every child.
@@ -226,18 +243,27 @@ func (n *Node) pump() {
 		if c.group.sending && c.group.push.pending > 0 {
 			c.pump(&c.group.push)
 		}
-		// Those who are at the live edge come first: what a newcomer still
-		// has to catch up with must not hold up a picture.
-		for _, behind := range [2]bool{false, true} {
+		// Those come first who are at the live edge and have not had more
+		// than their share: what a newcomer still has to catch up with, and
+		// what somebody asks for over and over, must not hold up a picture.
+		for _, live := range [2]bool{true, false} {
 			for i := range k {
 				nb := c.neighbours[(i+n.rotate)%k]
-				if nb.push.pending > 0 && nb.push.behind() == behind {
+				if nb.push.pending > 0 && nb.push.live(n.now) == live {
 					c.pump(&nb.push)
 				}
 			}
 		}
 	}
 	n.rotate++
+}
+
+// live reports whether the child is sent to before those who are not.
+func (p *pusher) live(now Time) bool {
+	rate := shareTimes * p.owner.ch.stripeRate() * float64(onesCount(p.mask))
+	p.share = min(p.share+rate*(now-p.shared).Seconds(), rate*shareDepth.Seconds())
+	p.shared = now
+	return p.share >= 0 && !p.behind()
 }
 
 // behind reports whether the child still catches up.
@@ -343,6 +369,7 @@ func (c *Channel) sendOne(p *pusher, b []byte) {
 	}
 	n.stats.BytesOut += uint64(size - wire.IPOverhead)
 	p.credit -= float64(size)
+	p.share -= float64(size)
 	n.bucket.spend(n.now, size)
 }
 
@@ -408,11 +435,17 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 		return
 	}
 	want := m.Shards & s.b.Manifest().AllMask()
+	if m.Manifest && !nb.mayRepair(1) {
+		m.Manifest = false
+	}
 	for w := want; w != 0; w &= w - 1 {
-		if !nb.repairs.take(n.now) {
+		if !nb.mayRepair(1) {
 			want &^= w
 			break
 		}
+	}
+	if want == 0 && !m.Manifest {
+		return
 	}
 	if missing := want &^ s.b.Have(); missing != 0 && s.decoded {
 		if _, err := s.b.ReconstructSome(missing); err != nil {

@@ -238,7 +238,6 @@ type station struct {
 	enc     *block.Encoder
 	number  int
 	every   time.Duration
-	size    int
 	gop     int
 	random  *rand.Rand
 	sums    map[block.Number][32]byte
@@ -298,16 +297,6 @@ func (s *station) feed(h *host, start Time, n int) {
 			h.wake()
 		})
 	}
-}
-
-// delays are those from the creation of each block until it was there.
-func (h *host) delays() []time.Duration {
-	var d []time.Duration
-	for n, at := range h.blocks {
-		d = append(d, epoch.Add(at).Sub(h.born[n]))
-	}
-	slices.Sort(d)
-	return d
 }
 
 // inOrder are the delays until each block could be written in order.
