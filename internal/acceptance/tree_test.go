@@ -122,3 +122,41 @@ func exactFrom(t testing.TB, v *viewer, src *source) {
 		t.Errorf("%s: %+v of %d, %v", v.name, p, len(pieces), err)
 	}
 }
+
+// A viewer that knows two relays loses nothing when the one that feeds it is killed: that is noticed within a second, and the other
+// takes over.
+func TestParentKilled(t *testing.T) {
+	t.Parallel()
+	s := newStation(t)
+	h := testnet.New(t, testnet.Config{Seed: 1, Hosts: testnet.Hosts(4, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond})}).Hosts()
+	src := s.source(h[0])
+	relays := map[string]*process{peer(h[1]): s.join(h[1], h[0]), peer(h[2]): s.join(h[2], h[0])}
+	src.air(clipH264.path(t), "--loop")
+	for _, r := range relays {
+		r.says("blocks come from")
+	}
+	v := s.watch(h[3], h[1], "--peer", peer(h[2]))
+	parent := v.says(`blocks come from (\S+)`)
+	v.writes(500*packet, patience)
+	time.Sleep(time.Second)
+	killed := time.Now()
+	relays[parent].kill()
+	time.Sleep(4 * time.Second)
+	src.ingest.signal(2)
+	v.ends(0, patience)
+	var last time.Time
+	var pause time.Duration
+	for _, st := range v.out.stamps() {
+		if st.at.After(killed) && !last.IsZero() {
+			pause = max(pause, st.at.Sub(last))
+		}
+		last = st.at
+	}
+	r := v.report()
+	t.Logf("the longest pause in what was written was %v; %d blocks lost", pause.Round(time.Millisecond), r.LostBlocks)
+	// A second until it is noticed, a block's own time, and room for a round trip and a busy machine.
+	if pause > 1500*time.Millisecond {
+		t.Errorf("the viewer wrote nothing for %v when its parent was killed, want at most 1.5 s", pause.Round(time.Millisecond))
+	}
+	exactFrom(t, v, src)
+}
