@@ -82,7 +82,8 @@ func TestBitExact(t *testing.T) {
 				}
 				exact(t, "watch", pieces, v.out.bytes(), way.late)
 				r := v.report()
-				t.Logf("%d blocks exact; delay of a byte p50 %.0f ms, p99 %.0f ms, max %.0f ms; %d shards rebuilt, %d repaired", r.Blocks, r.ByteDelay.P50, r.ByteDelay.P99, r.ByteDelay.Max, r.Net.Rebuilt, r.Net.Repaired)
+				t.Logf("%d blocks exact; delay of a byte p50 %.0f ms, p99 %.0f ms, max %.0f ms; %d shards rebuilt, %d repaired; %s", r.Blocks,
+					r.ByteDelay.P50, r.ByteDelay.P99, r.ByteDelay.Max, r.Net.Rebuilt, r.Net.Repaired, worst(t, pieces, v.out))
 			})
 		}
 	}

@@ -3,6 +3,7 @@
 package acceptance
 
 import (
+	"fmt"
 	"path/filepath"
 	"testing"
 	"time"
@@ -34,7 +35,7 @@ func TestTree(t *testing.T) {
 	for _, v := range viewers {
 		exact(t, v.name, pieces, v.out.bytes(), 3*time.Second)
 		r := v.report()
-		t.Logf("%s: delay of a byte p50 %.0f ms, p99 %.0f ms", v.name, r.ByteDelay.P50, r.ByteDelay.P99)
+		t.Logf("%s: delay of a byte p50 %.0f ms, p99 %.0f ms; %s", v.name, r.ByteDelay.P50, r.ByteDelay.P99, worst(t, pieces, v.out))
 	}
 }
 
@@ -159,4 +160,90 @@ func TestParentKilled(t *testing.T) {
 		t.Errorf("the viewer wrote nothing for %v when its parent was killed, want at most 1.5 s", pause.Round(time.Millisecond))
 	}
 	exactFrom(t, v, src)
+}
+
+// A relay that stands still for a while, as on a busy machine, costs a delay that is soon made up for: nothing is lost, and 2 s later
+// blocks come as early as before.
+func TestRelayStandsStill(t *testing.T) {
+	t.Parallel()
+	for _, which := range []string{"source", "middle", "last"} {
+		t.Run(which, func(t *testing.T) {
+			t.Parallel()
+			c := newChain(t, 3, netem.Params{Delay: 10 * time.Millisecond}, 1)
+			c.src.air(clipH264.path(t), "--loop")
+			v := c.watch(c.end(), c.last())
+			v.writes(500*packet, patience)
+			time.Sleep(2 * time.Second)
+			p := map[string]*process{"source": c.src.relay, "middle": c.relays[0], "last": c.relays[1]}[which]
+			const still = 900 * time.Millisecond // less than a viewer waits
+			stopped := time.Now()
+			p.signal(19)
+			time.Sleep(still)
+			p.signal(18)
+			time.Sleep(6 * time.Second)
+			c.src.ingest.signal(2)
+			c.src.ingest.ends(0, patience)
+			v.ends(0, patience)
+			exactFrom(t, v, c.src)
+			worst := map[string]time.Duration{}
+			for _, d := range delays(t, c.src.truth.all(t), v.out) {
+				switch at := d.written.Sub(stopped); {
+				case at < 0:
+					worst["before"] = max(worst["before"], d.delay)
+				case at > still+2*time.Second:
+					worst["after"] = max(worst["after"], d.delay)
+				default:
+					worst["meanwhile"] = max(worst["meanwhile"], d.delay)
+				}
+			}
+			t.Logf("worst delays from creation to write: %v before, %v at the stop, %v from 2 s after it on",
+				worst["before"].Round(time.Millisecond), worst["meanwhile"].Round(time.Millisecond), worst["after"].Round(time.Millisecond))
+			if worst["after"] > worst["before"]+300*time.Millisecond {
+				t.Errorf("2 s after the stop blocks still come %v late", worst["after"].Round(time.Millisecond))
+			}
+		})
+	}
+}
+
+// written is when a block was written, and how long after its creation.
+type written struct {
+	written time.Time
+	delay   time.Duration
+}
+
+// delays of all blocks of an output that lacks none.
+func delays(t testing.TB, pieces []piece, out *buffer) (all []written) {
+	t.Helper()
+	p, err := match(pieces, out.bytes(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pos := len(pieces[p.first].preamble)
+	stamps := out.stamps()
+	for i := p.first; i <= p.last; i++ {
+		if pos += len(pieces[i].packets); len(pieces[i].packets) == 0 {
+			continue
+		}
+		for len(stamps) > 1 && stamps[0].end < pos {
+			stamps = stamps[1:]
+		}
+		all = append(all, written{stamps[0].at, stamps[0].at.Sub(pieces[i].Created)})
+	}
+	return all
+}
+
+// worst says which block was written latest after its creation.
+func worst(t testing.TB, pieces []piece, out *buffer) string {
+	t.Helper()
+	at, most, late := 0, time.Duration(0), 0
+	all := delays(t, pieces, out)
+	for i, d := range all {
+		if d.delay > most {
+			at, most = i, d.delay
+		}
+		if d.delay > 500*time.Millisecond {
+			late++
+		}
+	}
+	return fmt.Sprintf("the worst of %d blocks was no. %d, written %v after its creation; %d took over 500 ms", len(all), at, most.Round(time.Millisecond), late)
 }
