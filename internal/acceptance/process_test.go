@@ -398,13 +398,6 @@ type viewer struct {
 	reportFile string
 }
 
-// connected waits until the viewer has found a peer.
-func (v *viewer) connected() *viewer {
-	v.t.Helper()
-	v.says(`(?m)connected|does not know the channel|no block comes|blocks come from|playing`)
-	return v
-}
-
 // report is what watch --report writes.
 type report struct {
 	Startup     *float64  `json:"startup_ms"`
