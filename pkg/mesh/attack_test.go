@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"encoding/binary"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -261,7 +263,20 @@ func TestLiarsDoNotKeepAViewerFromTheStream(t *testing.T) {
 					b.say(&wire.State{Channel: id.Tag(), Progress: c.lie(s)})
 				})
 			}
-			s.feed(source, 0, 200)
+			// The source pauses, as when an encoder is restarted.
+			for i := range 200 {
+				at := time.Duration(i+1) * s.every
+				if i >= 100 {
+					at += 4 * time.Second
+				}
+				w.at(at, func() {
+					for _, d := range s.next(t, epoch.Add(w.now), i == 199) {
+						source.ch.Feed(w.now, d)
+					}
+					source.node.Flush(w.now)
+					source.wake()
+				})
+			}
 			w.run(30 * time.Second)
 			first := wire.NoNumber
 			for n := range v.blocks {
@@ -271,7 +286,11 @@ func TestLiarsDoNotKeepAViewerFromTheStream(t *testing.T) {
 				t.Fatalf("the first block is %d", first)
 			}
 			s.whole(t, v, first)
-			t.Logf("first block %d at %v, requests %d", first, v.blocks[first], v.node.stats.Requests)
+			d := v.inOrder()
+			if p := percentile(d, .99); p > time.Second {
+				t.Errorf("p99 of the delay is %v", p)
+			}
+			t.Logf("first block %d at %v, requests %d; p50 %v p99 %v; parent %v, good is %v", first, v.blocks[first], v.node.stats.Requests, percentile(d, .5), percentile(d, .99), v.ch.Parent(), good.addr)
 		})
 	}
 }
@@ -303,4 +322,253 @@ func TestForkedSourceDoesNotPartHonestRelays(t *testing.T) {
 	if _, ok := v.blocks[99]; !ok {
 		t.Error("the stream stopped")
 	}
+}
+
+// resign changes the manifest of a block, as a broken source would sign it,
+// and renumbers its shards.
+func (s *station) resign(t testing.TB, datagrams [][]byte, change func(*block.Manifest)) [][]byte {
+	t.Helper()
+	var number block.Number
+	for i, d := range datagrams {
+		if d[0] == wire.TypeManifest {
+			m, err := block.DecodeManifest(d)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var hashes []byte
+			for k := range m.Shards() {
+				hashes = append(hashes, m.Hash(k)...)
+			}
+			change(&m)
+			number = m.Number
+			datagrams[i] = block.AppendManifest(nil, &m, hashes, s.key)
+			continue
+		}
+		binary.BigEndian.PutUint32(d[16:], uint32(number))
+	}
+	return datagrams
+}
+
+// broken feeds n blocks as a broken source signs them.
+func (s *station) broken(h *host, n int, change func(i int, m *block.Manifest)) {
+	for i := range n {
+		h.w.at(time.Duration(i+1)*s.every, func() {
+			for _, d := range s.resign(h.w.t, s.next(h.w.t, epoch.Add(h.w.now), i == n-1), func(m *block.Manifest) { change(i, m) }) {
+				h.ch.Feed(h.w.now, d)
+			}
+			h.node.Flush(h.w.now)
+			h.wake()
+		})
+	}
+}
+
+func TestTheLastBlockNumbersOfARun(t *testing.T) {
+	w := newWorld(t, 26)
+	s := newDefaultStation(t)
+	id := s.key.ID()
+	const n = 60
+	first := block.MaxNumber - n + 1
+	source := w.host("source", id, wan(), Config{})
+	relay := w.host("relay", id, lossy(0.05), Config{})
+	v := w.host("viewer", id, lossy(0.05), Config{})
+	relay.dial(source)
+	v.dial(relay)
+	s.broken(source, n, func(i int, m *block.Manifest) { m.Number = first + block.Number(i) })
+	start := time.Now()
+	w.run(12 * time.Second)
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("12 s of the stream took %v to compute", took)
+	}
+	for _, h := range []*host{relay, v} {
+		for k := range block.Number(n) {
+			if _, ok := h.blocks[first+k]; !ok {
+				t.Errorf("%s: block %#x is missing", h.name, first+k)
+			}
+		}
+	}
+}
+
+// What a source signs about time is its own affair: no value of it may stop
+// others, or make a relay's pacing useless.
+func TestAbsurdTimesInManifests(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(i int, m *block.Manifest)
+	}{
+		{"no duration", func(_ int, m *block.Manifest) { m.Duration = 0 }},
+		{"half of them a microsecond", func(i int, m *block.Manifest) {
+			if i%2 == 0 {
+				m.Duration = time.Microsecond
+			}
+		}},
+		{"an hour", func(_ int, m *block.Manifest) { m.Duration = time.Hour }},
+		{"one block of a microsecond in ten", func(i int, m *block.Manifest) {
+			if i%10 == 0 {
+				m.Duration = time.Microsecond
+			}
+		}},
+		{"made in 1970", func(_ int, m *block.Manifest) { m.Created = time.Unix(0, 0) }},
+		{"made in the year 294000", func(_ int, m *block.Manifest) { m.Created = time.UnixMicro(1<<63 - 1) }},
+		{"packets before", func(_ int, m *block.Manifest) { m.Packets = 1<<64 - 1 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, 27)
+			s := newDefaultStation(t)
+			id := s.key.ID()
+			source := w.host("source", id, wan(), Config{Upload: 12_000_000})
+			a := w.host("a", id, lossy(0.02), Config{})
+			b := w.host("b", id, wan(), Config{})
+			a.dial(source)
+			w.at(3*time.Second, func() { b.dial(source) })
+			s.broken(source, 100, c.change)
+			most, last := 0, 0
+			w.every(0, 16*time.Second, 100*time.Millisecond, func() { most, last = max(most, source.sent-last), source.sent })
+			w.run(16 * time.Second)
+			s.whole(t, a, 0)
+			s.whole(t, b, 34)
+			t.Logf("most in 100 ms: %d bytes; rate %.0f bit/s", most, source.ch.Rate())
+		})
+	}
+}
+
+// Strangers who join and push shards without a manifest fill what is kept of
+// such shards. The parent's are more worth.
+func TestOrphansOfStrangersDoNotCrowdOutTheParents(t *testing.T) {
+	w := newWorld(t, 28)
+	s := newDefaultStation(t)
+	id := s.key.ID()
+	source := w.host("source", id, lossy(0.05), Config{})
+	v := w.host("viewer", id, lossy(0.05), Config{})
+	v.dial(source)
+	var bad []*host
+	for _, name := range []string{"b1", "b2", "b3", "b4", "b5", "b6"} {
+		b := w.host(name, id, near(), Config{})
+		b.dial(v)
+		bad = append(bad, b)
+	}
+	s.feed(source, 0, 200)
+	k := byte(0)
+	w.every(time.Second, 23*time.Second, 10*time.Millisecond, func() {
+		for _, b := range bad {
+			for _, nb := range b.ch.neighbours {
+				for range 8 {
+					k++
+					sh := block.Shard{Name: block.Name{Run: s.enc.Next().Run, Number: s.enc.Next().Number + 2 + block.Number(k/32)}, Tag: id.Tag(), Index: int(k % 64), Payload: make([]byte, 1191)}
+					nb.push.send(block.AppendShard(nil, &sh))
+				}
+			}
+			b.node.Flush(w.now)
+		}
+	})
+	w.run(30 * time.Second)
+	s.whole(t, v, 0)
+	d := v.inOrder()
+	st := v.node.Stats()
+	t.Logf("p50 %v p99 %v max %v; requests %d orphans %d refused %d control out %d, %d left", percentile(d, .5), percentile(d, .99), percentile(d, 1), st.Requests, st.Orphans, st.Refused, st.ControlOut, len(v.ch.orphans))
+}
+
+// Requests of one receiver are answered to it alone, however often they come.
+func TestOneReceiverDoesNotMakeTheGroupRepeat(t *testing.T) {
+	w := newWorld(t, 29)
+	s := newDefaultStation(t)
+	id := s.key.ID()
+	lan := netem.Params{Delay: 200 * time.Microsecond}
+	source := w.host("source", id, lan, Config{})
+	source.ch.SendToGroup(source.addr)
+	bad := w.host("bad", id, lan, Config{})
+	bad.group = true
+	bad.ch.ListenToGroup()
+	s.feed(source, 0, 100)
+	w.every(3*time.Second, 10*time.Second, 20*time.Millisecond, func() {
+		var ms []message
+		for k := range block.Number(4) {
+			r := &wire.Request{Channel: id.Tag(), Name: block.Name{Run: s.enc.Next().Run, Number: source.ch.next - 1 - k}, Manifest: true, Shards: 0xffff}
+			ms = append(ms, r, r)
+		}
+		bad.say(ms...)
+	})
+	w.run(12 * time.Second)
+	st := source.node.Stats()
+	t.Logf("%d shards sent, %d requests", st.ShardsOut, st.RequestsIn)
+	if st.GroupRepairs != 0 {
+		t.Errorf("%d shards went to the group again for one receiver", st.GroupRepairs)
+	}
+}
+
+// A beacon is not signed: whoever sends into the group first may name an
+// address where nobody, or somebody useless, is.
+func TestFalseBeaconsDoNotEndRepairs(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		repair func(i int, bad *host) netip.AddrPort
+	}{
+		{"an address where nobody is", func(int, *host) netip.AddrPort { return netip.MustParseAddrPort("[fd00:dead::1]:1") }},
+		{"many such addresses", func(i int, _ *host) netip.AddrPort {
+			return netip.AddrPortFrom(netip.MustParseAddr("fd00:dead::1"), uint16(i+1))
+		}},
+		{"somebody who knows nothing", func(_ int, bad *host) netip.AddrPort { return bad.addr }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, 30)
+			s := newDefaultStation(t)
+			id := s.key.ID()
+			lan := netem.Params{Delay: 200 * time.Microsecond}
+			source := w.host("source", id, lan, Config{})
+			source.ch.SendToGroup(source.addr)
+			bad := w.host("bad", channel.ID{}, lan, Config{})
+			v := w.host("viewer", id, netem.Params{Delay: 200 * time.Microsecond, Loss: 0.05}, Config{})
+			v.up.SetParams(lan)
+			v.group = true
+			v.ch.ListenToGroup()
+			i := 0
+			w.every(0, 20*time.Second, 50*time.Millisecond, func() {
+				i++
+				b := wire.Beacon{Stripes: groupStripes, Channel: id.Tag(), Newest: wire.NoNumber, RAP: wire.NoNumber, Repair: c.repair(i, bad)}
+				v.node.ReceiveGroup(w.now, v.ch, bad.addr, b.Append(nil))
+				v.node.Flush(w.now)
+				v.wake()
+			})
+			s.feed(source, time.Second, 200)
+			w.run(30 * time.Second)
+			missing := 0
+			for n := range s.sums {
+				if _, ok := v.blocks[n]; !ok && n > 80 {
+					missing++
+				}
+			}
+			t.Logf("%d links, %d redials, %d blocks missing, %d requests", len(v.node.order), len(v.ch.redials), missing, v.node.stats.Requests)
+			if missing > 0 {
+				t.Errorf("%d blocks missing of those after 10 s", missing)
+			}
+			if n := len(v.node.order) + len(v.ch.redials); n > 4 {
+				t.Errorf("%d links and redials", n)
+			}
+		})
+	}
+}
+
+// A clock that starts in 1970 refuses the channel until it is set, and then
+// plays it; one that is set back does no harm to what is under way.
+func TestClockThatIsSet(t *testing.T) {
+	w := newWorld(t, 31)
+	s := newDefaultStation(t)
+	id := s.key.ID()
+	source := w.host("source", id, wan(), Config{})
+	a := w.host("a", id, wan(), Config{})
+	b := w.host("b", id, wan(), Config{})
+	a.node.SetUTC(0, time.Unix(0, 0))
+	a.dial(source)
+	b.dial(source)
+	s.feed(source, 0, 200)
+	w.at(5*time.Second, func() {
+		if len(a.blocks) != 0 {
+			t.Error("a run dated 56 years ahead was taken")
+		}
+		a.node.SetUTC(w.now, epoch.Add(w.now))
+		b.node.SetUTC(w.now, time.Unix(0, 0))
+	})
+	w.at(10*time.Second, func() { b.node.SetUTC(w.now, epoch.Add(10*365*24*time.Hour)) })
+	w.run(30 * time.Second)
+	s.whole(t, a, 60)
+	s.whole(t, b, 0)
 }

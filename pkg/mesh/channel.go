@@ -51,10 +51,12 @@ type Channel struct {
 	bytes  int          // held in slots
 	spare  []*block.Block
 
-	orphans    []orphan
-	rate       float64 // stream, bytes a second
-	descriptor []byte  // whole datagram
-	descSeq    int64
+	orphans     []orphan
+	rate        float64 // stream, bytes a second
+	meanTime    float64 // of a block, seconds; recent ones weigh more
+	meanPayload float64 // likewise, bytes
+	descriptor  []byte  // whole datagram
+	descSeq     int64
 
 	subMask  wire.StripeMask // what we want from a parent
 	second   bool            // and a second copy of the manifest
@@ -94,8 +96,9 @@ type orphan struct {
 }
 
 type redial struct {
-	at Time
-	to netip.AddrPort
+	at     Time
+	to     netip.AddrPort
+	beacon bool // because a beacon named it
 }
 
 func newChannel(n *Node, id channel.ID) *Channel {
@@ -156,8 +159,14 @@ func (c *Channel) Recorded() bool {
 	return s != nil && s.b != nil && c.node.UTC(c.node.now).Sub(s.b.Manifest().Created) > recordedAge
 }
 
+// beyond reports whether number is at least by greater than base. Numbers go
+// up to block.MaxNumber: adding to one must not wrap.
+func beyond(number, base block.Number, by uint64) bool {
+	return uint64(number) >= uint64(base)+by
+}
+
 func (c *Channel) slot(number block.Number) *slot {
-	if !c.begun || number < c.oldest || number >= c.next+ahead {
+	if !c.begun || number < c.oldest || beyond(number, c.next, ahead) {
 		return nil
 	}
 	s := c.slots[number%window]
@@ -235,7 +244,7 @@ func (c *Channel) shard(from *neighbour, raw []byte) {
 		if sh.Name.Number < c.oldest {
 			return
 		}
-		if sh.Name.Number >= c.next+ahead {
+		if beyond(sh.Name.Number, c.next, ahead) {
 			n.stats.Refused++
 			return
 		}
@@ -354,7 +363,7 @@ func (c *Channel) manifest(from *neighbour, raw []byte) {
 			return
 		}
 	}
-	if m.Run.TooFarAhead(n.UTC(n.now)) {
+	if (m.Name.Run != c.run || !c.begun) && m.Run.TooFarAhead(n.UTC(n.now)) {
 		n.stats.Refused++
 		return
 	}
@@ -376,16 +385,16 @@ func (c *Channel) manifest(from *neighbour, raw []byte) {
 			}
 		}
 		c.startRun(&m)
-	} else if m.Name.Number >= c.next+window/2 {
+	} else if beyond(m.Name.Number, c.next, window/2) {
 		// We were away for long: begin again where the stream is now.
 		c.startRun(&m)
 	}
-	if from != nil && from == c.parent {
+	if from != nil {
 		from.proved = n.now
-		if !from.told {
-			from.told = true
-			n.out.Event(Event{Kind: EventParent, Channel: c.ID, Peer: from.peer.link.Addr()})
-		}
+	}
+	if from != nil && from == c.parent && !from.told {
+		from.told = true
+		n.out.Event(Event{Kind: EventParent, Channel: c.ID, Peer: from.peer.link.Addr()})
 	}
 	c.place(&m, raw)
 }
@@ -474,7 +483,7 @@ func (c *Channel) release(s *slot) {
 func (c *Channel) place(m *block.Manifest, raw []byte) {
 	n := c.node
 	number := m.Name.Number
-	for number >= c.oldest+window {
+	for beyond(number, c.oldest, window) {
 		c.dropOldest()
 	}
 	for c.next <= number {
@@ -501,11 +510,15 @@ func (c *Channel) place(m *block.Manifest, raw []byte) {
 	s.last = n.now
 	c.bytes += b.Size()
 	if m.Duration > 0 && m.Payload > 0 {
-		r := float64(m.Payload) / m.Duration.Seconds()
-		if c.rate == 0 {
-			c.rate = r
+		// Of sums, so that one block of a millisecond is not a burst of
+		// everything; no block is shorter than that (section 2).
+		d := max(m.Duration, time.Millisecond).Seconds()
+		if c.meanTime == 0 {
+			c.meanTime, c.meanPayload = d, float64(m.Payload)
 		}
-		c.rate += (r - c.rate) / 16
+		c.meanTime += (d - c.meanTime) / 16
+		c.meanPayload += (float64(m.Payload) - c.meanPayload) / 16
+		c.rate = c.meanPayload / c.meanTime
 	}
 	if m.SinceRAP == 0 && (c.rap == wire.NoNumber || number > c.rap) {
 		c.prior, c.rap = c.rap, number

@@ -46,7 +46,9 @@ type group struct {
 	groupVerify allowance
 	repairer    *neighbour
 	repairAddr  netip.AddrPort
-	wanted      askOnce // a manifest to be asked for, and when
+	namedBy     netip.AddrPort // whose beacon named that
+	feeder      netip.AddrPort // who last sent a new signed manifest
+	wanted      askOnce        // a manifest to be asked for, and when
 }
 
 // groupAsk is one receiver's request, held for a moment.
@@ -105,7 +107,11 @@ func (c *Channel) fromGroup(from netip.AddrPort, b []byte) {
 		}
 		c.shard(nil, b)
 	case wire.TypeManifest, wire.TypeDescriptor:
+		before := n.stats.ManifestsIn
 		c.bare(nil, b)
+		if n.stats.ManifestsIn != before {
+			g.feeder = from
+		}
 		if s := c.slot(c.next - 1); s != nil && c.begun {
 			g.heard(c.next-1, n.now)
 		}
@@ -119,14 +125,20 @@ func (g *group) heard(number block.Number, now Time) {
 		g.heardSince = now
 	}
 	g.heardAt = now
-	if number > g.latest || number+window/2 < g.latest {
+	if number > g.latest || beyond(g.latest, number, window/2+1) {
 		g.latest, g.latestAt = number, now
 	}
 }
 
-// onBeacon learns where repairs are to be had.
+// onBeacon learns where repairs are to be had. A beacon is not signed: once
+// somebody has shown that he feeds the group, by manifests that are new, only
+// his beacons count.
 func (c *Channel) onBeacon(from netip.AddrPort, m *wire.Beacon) {
 	n, g := c.node, &c.group
+	if g.feeder.IsValid() && from != g.feeder {
+		n.stats.Refused++
+		return
+	}
 	to := from
 	if a := m.Repair.Addr(); a.IsValid() && !a.IsUnspecified() {
 		if a.IsLinkLocalUnicast() {
@@ -145,9 +157,25 @@ func (c *Channel) onBeacon(from netip.AddrPort, m *wire.Beacon) {
 	if !to.IsValid() || to.Port() == 0 || to.Addr().IsMulticast() || to.Addr().IsUnspecified() {
 		return
 	}
+	if g.repairer != nil && g.repairAddr != to && g.namedBy != from && g.feeder.IsValid() {
+		c.dropRepairer() // it was named by somebody else
+	}
 	if g.repairer == nil {
+		g.namedBy = from
 		c.dialRepair(to)
 	}
+}
+
+// dropRepairer leaves the neighbour that repairs were asked of.
+func (c *Channel) dropRepairer() {
+	n, nb := c.node, c.group.repairer
+	c.group.repairer = nil
+	p := nb.peer
+	if !p.beacon || nb == c.parent || len(p.joined) > 1 {
+		return // here for other things too
+	}
+	n.links.Close(n.now, p.link, wire.ByeLeaving, "")
+	n.forget(p)
 }
 
 // dialRepair opens the link on which repairs are asked for. It is not a
@@ -166,18 +194,9 @@ func (c *Channel) dialRepair(to netip.AddrPort) {
 		}
 	}
 	g.repairAddr = to
-	p := newPeer(to)
-	nb := n.neighbour(p, c)
-	nb.dialled = true
-	g.repairer = nb
-	p.link = n.links.Dial(n.now, to, func(dst []byte) []byte {
-		for _, nb := range p.joined {
-			dst = nb.appendJoin(dst)
-		}
-		return dst
-	})
-	n.peers[p.link] = p
-	n.order = append(n.order, p)
+	links := len(n.order)
+	g.repairer = n.dial(c, to)
+	g.repairer.peer.beacon = len(n.order) > links
 }
 
 // ask holds a receiver's request for a moment: what two ask for is worth a

@@ -1,7 +1,6 @@
 package mesh
 
 import (
-	"net/netip"
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
@@ -157,12 +156,13 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 }
 
 // join asks a linked peer for a channel.
-func (n *Node) join(p *peer, c *Channel) {
+func (n *Node) join(p *peer, c *Channel) *neighbour {
 	nb := n.neighbour(p, c)
 	nb.dialled = true
 	if p.link.Established() {
 		p.tell(nb.appendJoin)
 	}
+	return nb
 }
 
 // lose takes a neighbour that is gone out of the channel.
@@ -187,14 +187,14 @@ func (c *Channel) lose(nb *neighbour) {
 	}
 }
 
-func (c *Channel) redialAt(at Time, to netip.AddrPort) {
+func (c *Channel) redialAt(at Time, p *peer) {
 	for i := range c.redials {
-		if c.redials[i].to == to {
+		if c.redials[i].to == p.addr {
 			c.redials[i].at = at
 			return
 		}
 	}
-	c.redials = append(c.redials, redial{at, to})
+	c.redials = append(c.redials, redial{at, p.addr, p.beacon})
 }
 
 // appendJoin appends JOIN, and SUBSCRIBE where this neighbour is to be the
@@ -267,7 +267,7 @@ func (nb *neighbour) appendSubscribe(dst []byte) []byte {
 
 // heard notes that something of a block came.
 func (nb *neighbour) heard(name block.Name, now Time) {
-	if name.Run == nb.ch.run && name.Number > nb.latest && name.Number < nb.ch.next+ahead {
+	if name.Run == nb.ch.run && name.Number > nb.latest && !beyond(name.Number, nb.ch.next, ahead) {
 		nb.latest, nb.latestAt = name.Number, now
 	}
 }
@@ -452,6 +452,9 @@ func (nb *neighbour) onJoined(m *wire.Joined) {
 // onProgress learns what a neighbour holds.
 func (nb *neighbour) onProgress(p wire.Progress) {
 	n, c := nb.ch.node, nb.ch
+	if p.Run.TooFarAhead(n.UTC(n.now)) {
+		p.Run = 0 // nothing that we could take
+	}
 	nb.theirs, nb.stated = p, n.now
 	if p.Run == 0 || p.Newest == wire.NoNumber {
 		return
@@ -460,7 +463,7 @@ func (nb *neighbour) onProgress(p wire.Progress) {
 	case p.Run > c.run:
 		// A claim, until a manifest proves it.
 		nb.askFor(block.Name{Run: p.Run, Number: p.Newest})
-	case p.Run == c.run && c.begun && nb == c.parent && p.Newest >= c.next && p.Newest < c.next+window/2:
+	case p.Run == c.run && c.begun && nb == c.parent && p.Newest >= c.next && !beyond(p.Newest, c.next, window/2):
 		// A tail that was lost: nothing that came after it told us.
 		if n.now-nb.lastData > 40*time.Millisecond {
 			nb.askFor(block.Name{Run: p.Run, Number: p.Newest})

@@ -141,6 +141,7 @@ type peer struct {
 	link    *link.Link
 	addr    netip.AddrPort // as dialled, invalid if they dialled us
 	joined  []*neighbour
+	beacon  bool      // dialled because a beacon said so
 	joins   allowance // JOINs that are answered
 	control []byte    // messages to be sealed at the end of this call
 }
@@ -259,17 +260,22 @@ func (n *Node) channel(tag uint32) *Channel {
 // answers becomes the parent; the others stand by.
 func (n *Node) Dial(now Time, c *Channel, to netip.AddrPort) {
 	n.now = now
+	n.dial(c, to)
+	n.finish()
+}
+
+// dial begins a link to an address for a channel, or finds the one that is
+// there.
+func (n *Node) dial(c *Channel, to netip.AddrPort) *neighbour {
 	for _, p := range n.order {
 		if p.addr == to || p.link.Addr() == to {
-			n.join(p, c)
-			n.finish()
-			return
+			return n.join(p, c)
 		}
 	}
 	p := newPeer(to)
 	nb := n.neighbour(p, c)
 	nb.dialled = true
-	p.link = n.links.Dial(now, to, func(dst []byte) []byte {
+	p.link = n.links.Dial(n.now, to, func(dst []byte) []byte {
 		// The handshake's last message carries JOIN and SUBSCRIBE.
 		for _, nb := range p.joined {
 			dst = nb.appendJoin(dst)
@@ -278,7 +284,7 @@ func (n *Node) Dial(now Time, c *Channel, to netip.AddrPort) {
 	})
 	n.peers[p.link] = p
 	n.order = append(n.order, p)
-	n.finish()
+	return nb
 }
 
 // Receive takes one datagram that came to the unicast socket. b is read
@@ -454,9 +460,10 @@ func (s *linkSide) Closed(l *link.Link, reason wire.ByeReason, text string) {
 	}
 	n.out.Event(Event{Kind: EventClosed, Peer: l.Addr(), Text: strings.TrimSpace(reason.String() + " " + text)})
 	if p.addr.IsValid() {
-		// A peer that was asked for is tried again for ever.
+		// A peer that was asked for is tried again for ever, the one of a
+		// beacon as long as no beacon names another.
 		for _, nb := range p.joined {
-			nb.ch.redialAt(n.now+redialAfter(reason), p.addr)
+			nb.ch.redialAt(n.now+redialAfter(reason), p)
 		}
 	}
 }
@@ -520,7 +527,7 @@ func (n *Node) misbehaved(nb *neighbour, what string) {
 	n.links.Close(n.now, p.link, wire.ByeMisbehaviour, what)
 	n.forget(p)
 	if p.addr.IsValid() {
-		nb.ch.redialAt(n.now+redialAfter(wire.ByeMisbehaviour), p.addr)
+		nb.ch.redialAt(n.now+redialAfter(wire.ByeMisbehaviour), p)
 	}
 }
 

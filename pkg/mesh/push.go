@@ -22,6 +22,10 @@ const (
 	// the child's access link and fills GSO sends.
 	quantum      = 5 * time.Millisecond
 	quantumFloor = 8 * 1280
+	// quantumFill is how much of a quantum must have gathered before the next
+	// goes: the fuller, the more datagrams share one GSO send, which is most
+	// of what a relay costs; the rest allows for a timer that is late.
+	quantumFill = 0.9
 	// maxQueue bounds how many blocks a child may lag behind.
 	maxQueue = window / 2
 	// shareTimes is how much more than the stripes it was granted a child may
@@ -314,8 +318,7 @@ func (c *Channel) pump(p *pusher) {
 	}
 	p.shrink(c)
 	if p.pending > 0 {
-		// Wake when half a quantum may go.
-		wait := time.Duration((burst/2 - p.credit) / speed * float64(time.Second))
+		wait := time.Duration((burst*quantumFill - p.credit) / speed * float64(time.Second))
 		n.pumpAt = min(n.pumpAt, n.now+max(wait, n.bucket.wait(), time.Millisecond))
 	}
 }
@@ -394,7 +397,7 @@ func (p *pusher) shrink(c *Channel) {
 				c.node.stats.QueueDropped += uint64(bits.OnesCount64(d.want))
 				p.forgive(d)
 			}
-		} else if !d.empty() || number+64 >= c.next {
+		} else if !d.empty() || !beyond(c.next, number, 65) {
 			break
 		}
 		k++

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"math/bits"
-	"net/netip"
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
@@ -317,7 +316,11 @@ func (c *Channel) housekeep() {
 		if r := c.redials[i]; n.now >= r.at {
 			c.redials = append(c.redials[:i], c.redials[i+1:]...)
 			i--
-			n.redial(c, r.to)
+			if !r.beacon {
+				n.dial(c, r.to)
+			} else if r.to == c.group.repairAddr {
+				c.dialRepair(r.to)
+			}
 		}
 	}
 	for _, nb := range c.neighbours {
@@ -356,11 +359,6 @@ func (c *Channel) housekeep() {
 	c.group.housekeep(c)
 }
 
-// redial connects again to a peer that was asked for.
-func (n *Node) redial(c *Channel, to netip.AddrPort) {
-	n.Dial(n.now, c, to)
-}
-
 // fail counts a block for which the parent was asked again and again.
 func (nb *neighbour) fail(now Time) {
 	nb.failures = max(0, nb.failures-(now-nb.failedAt).Seconds()) + 1
@@ -381,13 +379,15 @@ func (c *Channel) watchParent() {
 	}
 	p := c.parent
 	if p != nil && p.failures >= tooManyFailures {
+		var best *neighbour
 		for _, nb := range c.neighbours {
-			if nb != p && nb.candidate() && n.now >= nb.distrust && nb.theirs.Run >= c.run {
-				p.distrustFor(n.now)
-				c.adoptParent(nb)
-				nb.peer.tell(nb.appendSubscribe)
-				return
+			if nb != p && nb.candidate() && n.now >= nb.distrust && nb.theirs.Run >= c.run && (best == nil || better(nb, best)) {
+				best = nb
 			}
+		}
+		if best != nil {
+			c.replaceParent(best)
+			return
 		}
 	}
 	if p == nil {
@@ -399,14 +399,34 @@ func (c *Channel) watchParent() {
 	if n.now-p.chosen < silentParent || n.now-p.proved < silentParent && c.next-c.low < 32 {
 		return
 	}
+	var best *neighbour
 	for _, nb := range c.neighbours {
-		if nb == p || !nb.candidate() || n.now-nb.stated > 2*stateEvery {
+		if nb == p || !nb.candidate() || n.now-nb.stated > 2*stateEvery || nb.theirs.Newest == wire.NoNumber {
 			continue
 		}
-		if nb.theirs.Run > c.run || nb.theirs.Run == c.run && nb.theirs.Newest != wire.NoNumber && nb.theirs.Newest >= c.low+2 {
-			c.adoptParent(nb)
-			nb.peer.tell(nb.appendSubscribe)
-			return
+		switch t := nb.theirs; {
+		case t.Run < c.run || t.Run == c.run && !beyond(t.Newest, c.low, 2):
+			continue // not ahead of us
+		case (t.Run > c.run || t.Newest >= c.next) && n.now-nb.proved > silentParent:
+			// Anybody can say so: a manifest is the proof.
+			nb.askFor(block.Name{Run: t.Run, Number: t.Newest})
+			continue
+		}
+		if best == nil || better(nb, best) {
+			best = nb
 		}
 	}
+	if best != nil {
+		c.replaceParent(best)
+	}
+}
+
+// replaceParent goes over to another parent. One that failed, or has brought
+// nothing new since it was chosen, is not the next one's successor.
+func (c *Channel) replaceParent(nb *neighbour) {
+	if p := c.parent; p.failures >= tooManyFailures || p.proved <= p.chosen {
+		p.distrustFor(c.node.now)
+	}
+	c.adoptParent(nb)
+	nb.peer.tell(nb.appendSubscribe)
 }
