@@ -54,7 +54,6 @@ type fanoutRun struct {
 	peak      int64
 	segments  float64 // datagrams a message
 	messages  float64 // a call
-	calls     float64 // a second
 }
 
 func (r fanoutRun) nanos() float64 { return float64(r.cpu) / float64(r.datagrams) }
