@@ -26,10 +26,6 @@ const (
 	// goes: the fuller, the more datagrams share one GSO send, which is most
 	// of what a relay costs; the rest allows for a timer that is late.
 	quantumFill = 0.9
-	// quantumFill is how much of a quantum must have gathered before the next
-	// goes: the fuller, the more datagrams share one GSO send, which is most
-	// of what a relay costs; the rest allows for a timer that is late.
-	quantumFill = 0.9
 	// maxQueue bounds how many blocks a child may lag behind.
 	maxQueue = window / 2
 	// shareTimes is how much more than the stripes it was granted a child may
