@@ -464,7 +464,7 @@ func (c *Channel) startRun(m *block.Manifest) {
 		nb.latest = start
 	}
 	c.group.push.restart(start)
-	if had != 0 && had != c.run {
+	if had != 0 && had != c.run && !c.superseded {
 		n.out.Event(Event{Kind: EventNewRun, Channel: c.ID, Run: c.run})
 	}
 }

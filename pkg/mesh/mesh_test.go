@@ -268,6 +268,44 @@ func TestParentThatWithholdsIsReplaced(t *testing.T) {
 	}
 }
 
+// TestRelayStartedAgain: a relay dies without a word and is started again,
+// with a new key, at its old address. Whoever lives on it is back soon after,
+// long before the old link is declared dead.
+func TestRelayStartedAgain(t *testing.T) {
+	w := newWorld(t, 14)
+	s := newDefaultStation(t)
+	id := s.key.ID()
+	source := w.host("source", id, wan(), Config{})
+	relay := w.host("relay", id, wan(), Config{})
+	v := w.host("viewer", id, wan(), Config{})
+	relay.dial(source)
+	v.dial(relay)
+	s.feed(source, 0, 200)
+	w.at(6*time.Second, func() { relay.dead = true })
+	back := 8 * time.Second
+	w.at(back, func() {
+		again := w.host("relay again", id, wan(), Config{})
+		delete(w.hosts, again.addr)
+		again.addr = relay.addr
+		w.hosts[relay.addr] = again
+		again.dial(source)
+	})
+	w.run(30 * time.Second)
+	first := Never
+	for _, at := range v.blocks {
+		if at > back {
+			first = min(first, at)
+		}
+	}
+	if first-back > time.Second {
+		t.Errorf("blocks come again %v after the relay was started again", first-back)
+	}
+	t.Logf("blocks come again after %v; %d of %d blocks came", first-back, len(v.blocks), len(s.sums))
+	if _, ok := v.blocks[199]; !ok {
+		t.Error("the last block did not come")
+	}
+}
+
 func TestParentDiesAndComesBack(t *testing.T) {
 	w := newWorld(t, 10)
 	s := newDefaultStation(t)

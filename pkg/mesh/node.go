@@ -142,6 +142,7 @@ type peer struct {
 	addr    netip.AddrPort // as dialled, invalid if they dialled us
 	joined  []*neighbour
 	beacon  bool      // dialled because a beacon said so
+	probed  bool      // silent, and dialled anew beside this link
 	joins   allowance // JOINs that are answered
 	control []byte    // messages to be sealed at the end of this call
 }
@@ -272,6 +273,11 @@ func (n *Node) dial(c *Channel, to netip.AddrPort) *neighbour {
 			return n.join(p, c)
 		}
 	}
+	return n.dialAnew(c, to)
+}
+
+// dialAnew begins a link whether there is one to that address or not.
+func (n *Node) dialAnew(c *Channel, to netip.AddrPort) *neighbour {
 	p := newPeer(to)
 	nb := n.neighbour(p, c)
 	nb.dialled = true

@@ -23,8 +23,13 @@ const (
 	// for distrustTime, doubling, it is not chosen again.
 	tooManyFailures = 3
 	distrustTime    = 10 * time.Second
-	// silentParent makes a parent whose channel does not advance suspicious.
-	silentParent = time.Second
+	// silentParent makes a parent whose channel does not advance suspicious,
+	// besides a round trip and a block.
+	silentParent = 500 * time.Millisecond
+	// silentLink is how long a peer that we dialled may say nothing at all
+	// (STATE is due every 500 ms) before it is dialled anew beside the old
+	// link: it may have been started again.
+	silentLink = 1200 * time.Millisecond
 )
 
 // schedule decides when a block that cannot be decoded is looked at next.
@@ -327,6 +332,7 @@ func (c *Channel) housekeep() {
 		if !nb.peer.link.Established() {
 			continue
 		}
+		nb.probe()
 		switch {
 		case nb.dialled && !nb.joined && n.now-nb.joinAt >= max(200*time.Millisecond, nb.rtt()+100*time.Millisecond):
 			nb.peer.tell(nb.appendJoin)
@@ -365,6 +371,24 @@ func (nb *neighbour) fail(now Time) {
 	nb.failedAt = now
 }
 
+// blockTime is how long a block lasts, as the newest manifest says.
+func (c *Channel) blockTime() time.Duration {
+	if s := c.slot(c.next - 1); s != nil && s.b != nil {
+		return min(s.b.Manifest().Duration, block.MaxAge)
+	}
+	return block.MaxAge
+}
+
+// probe dials a silent peer anew, once in a silence.
+func (nb *neighbour) probe() {
+	n, p := nb.ch.node, nb.peer
+	silent := n.now-max(p.link.Heard(), p.link.Since()) > silentLink
+	if silent && !p.probed && nb.dialled && !p.beacon && p.addr.IsValid() {
+		n.dialAnew(nb.ch, p.addr)
+	}
+	p.probed = silent
+}
+
 // distrustFor keeps nb from being chosen again for a while that doubles.
 func (nb *neighbour) distrustFor(now Time) {
 	nb.distrust = now + distrustTime<<min(nb.distrusted, 6)
@@ -396,7 +420,8 @@ func (c *Channel) watchParent() {
 		}
 		return
 	}
-	if n.now-p.chosen < silentParent || n.now-p.proved < silentParent && c.next-c.low < 32 {
+	wait := silentParent + p.rtt() + c.blockTime()
+	if n.now-p.chosen < wait || n.now-p.proved < wait && c.next-c.low < 32 {
 		return
 	}
 	var best *neighbour
@@ -407,7 +432,7 @@ func (c *Channel) watchParent() {
 		switch t := nb.theirs; {
 		case t.Run < c.run || t.Run == c.run && !beyond(t.Newest, c.low, 2):
 			continue // not ahead of us
-		case (t.Run > c.run || t.Newest >= c.next) && n.now-nb.proved > silentParent:
+		case (t.Run > c.run || t.Newest >= c.next) && n.now-nb.proved > wait:
 			// Anybody can say so: a manifest is the proof.
 			nb.askFor(block.Name{Run: t.Run, Number: t.Newest})
 			continue
