@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 //	unblock -flags < blocks               the flags and ids of the blocks
 //	same FILE FILE                        fails if they differ, without printing them
 //	code N cmd…                           runs cmd and fails unless it exits with N
-//	signal SIG FILE SIZE cmd…             runs cmd, sends it SIG once FILE has SIZE bytes, and exits as it does
+//	signal SIG FILE SIZE cmd…             runs cmd, sends it SIG twice once FILE has SIZE bytes, and exits as it does
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -295,6 +295,7 @@ func signalled() {
 	}
 	sig := map[string]os.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM}[os.Args[1]]
 	cmd.Process.Signal(sig)
+	cmd.Process.Signal(sig) // as timeout(1) does
 	cmd.Wait()
 	os.Exit(cmd.ProcessState.ExitCode())
 }

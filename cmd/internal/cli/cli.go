@@ -24,9 +24,13 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
+
+// patience is how long after the first signal further ones are not taken for another.
+const patience = time.Second
 
 // Version is set by the linker in releases.
 var Version = ""
@@ -50,7 +54,7 @@ type App struct {
 
 // Main runs the command and exits the process. root makes the command; it adds its flags and may add subcommands.
 //
-// SIGINT and SIGTERM end the context given to the function in RunE; a second one kills. A closed stdout is an error from
+// SIGINT and SIGTERM end the context given to the function in RunE; another one, a second later, kills. A closed stdout is an error from
 // Out, not a signal.
 func Main(name string, root func(*App) *cobra.Command) { os.Exit(run(name, root, os.Args[1:])) }
 
@@ -59,8 +63,8 @@ func run(name string, root func(*App) *cobra.Command, args []string) int {
 	app.Log = app.logger()
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	defer stop()
-	context.AfterFunc(ctx, stop)
+	// timeout(1) sends its signal twice, to the process and to its group; only a later one is a person's who has lost patience.
+	context.AfterFunc(ctx, func() { time.AfterFunc(patience, stop) })
 	// Caught, not ignored: ignoring would be handed on to the players and hooks that a command starts.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
