@@ -59,7 +59,7 @@ A stream that falls silent is waited for, for ever unless --timeout is given.` +
   ingest --key ch1.key --loop talk.ts | relay
   ingest --key ch1.key '@[ff15::1%eth0]:5004' | relay --multicast eth1
   ingest keygen -o ch1.key --name ch1`,
-		Args: cobra.MaximumNArgs(1),
+		Args: cli.OptionalArg("INPUT"),
 		RunE: app.RunE(func(ctx context.Context, args []string) error { return o.run(ctx, app, args) }),
 	}
 	o.addFlags(cmd.Flags())
@@ -110,7 +110,7 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 		return cli.Usagef("stdin is a terminal: name an INPUT, or pipe a transport stream in (ffmpeg … -f mpegts - | ingest)")
 	}
 	if o.output == "" {
-		if err := app.RefuseTerminal("ingest … | relay"); err != nil {
+		if err := app.RefuseTerminal("`ingest … | relay`, or `-o -` if it is meant so"); err != nil {
 			return err
 		}
 	}

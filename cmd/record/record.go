@@ -57,7 +57,7 @@ FILE.json says what. It waits for ever for a channel that is not on air; give
 		Example: `  record 'sixcast:KEY?peer=[2001:db8::1]:6400' -o film.ts --for 90m
   record @ch1.uri --dir /srv/tv                 # CHANNEL_2026-11-22_20-00-00.ts, until Ctrl-C
   0 20 * * * record @/etc/ch1.uri --dir /srv/tv --for 1h --timeout 10m`,
-		Args: cobra.ExactArgs(1),
+		Args: cli.OneArg("CHANNEL", cli.ChannelHint),
 		RunE: app.RunE(func(ctx context.Context, args []string) error { return o.run(ctx, app, args[0]) }),
 	}
 	o.addFlags(cmd.Flags())
@@ -131,7 +131,7 @@ func (o *options) node(ctx context.Context, app *cli.App, uri channel.URI) (cfg 
 		return cfg, err
 	}
 	if len(cfg.Peers) == 0 && cfg.Multicast == nil {
-		return cfg, cli.Usagef("no way to the channel: give --peer '[addr]:port', a URI with peer=, or --multicast IFACE")
+		return cfg, cli.Usagef("no way to the channel: give --peer '[addr]:port', a URI with peer= (in quotes: the shell ends it at &), or --multicast IFACE")
 	}
 	return cfg, nil
 }

@@ -51,7 +51,7 @@ are printed on stderr.` + "\n" + cli.ExitStatus("Exit status is 1 too if another
   relay 'sixcast:KEY?peer=[2001:db8::1]:6400' --upload 20M
   relay @ch1.uri --multicast eth0                        # one copy in, one for the whole LAN
   relay < recorded.blocks                                # a recording, at the speed it was made`,
-		Args: cobra.MaximumNArgs(1),
+		Args: cli.OptionalArg("CHANNEL"),
 		RunE: app.RunE(func(ctx context.Context, args []string) error { return o.run(ctx, app, args) }),
 	}
 	o.addFlags(cmd.Flags())
@@ -84,12 +84,14 @@ type relay struct {
 	mu        sync.Mutex
 	announced bool
 	lastBlock time.Time
+	blocks    uint64
+	waits     waiting
 	out       *tee
 }
 
 func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 	if o.stdout {
-		if err := app.RefuseTerminal("relay --stdout … | relay"); err != nil {
+		if err := app.RefuseTerminal("`relay --stdout … | …`"); err != nil {
 			return err
 		}
 	}
@@ -114,7 +116,7 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 		return err
 	}
 	if len(args) == 1 && len(cfg.Peers) == 0 {
-		return cli.Usagef("no peer to start from: give --peer '[addr]:port', or a URI with peer=")
+		return cli.Usagef("no peer to start from: give --peer '[addr]:port', or a URI with peer= (in quotes: the shell ends it at &)")
 	}
 	if cfg.Multicast, err = o.multicast.Config(true); err != nil {
 		return err
@@ -122,7 +124,7 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := &relay{options: o, app: app, cancel: cancel, lastBlock: time.Now()}
+	r := &relay{options: o, app: app, cancel: cancel, lastBlock: time.Now(), waits: waiting{peers: cfg.Peers}}
 	cfg.OnEvent = r.event
 	if o.stdout {
 		r.out = newTee(app.Out, func(err error) { cancel(err) })
@@ -153,6 +155,13 @@ func (r *relay) serve(ctx context.Context, isSource bool) error {
 	if t := time.Duration(r.timeout); t > 0 {
 		go r.watchdog(ctx, t)
 	}
+	input := ""
+	if isSource {
+		if input = r.options.source; input == "" {
+			input = "stdin"
+		}
+	}
+	go r.tell(ctx, input)
 	if !isSource {
 		<-ctx.Done()
 		return r.why(ctx)
@@ -167,7 +176,7 @@ func (r *relay) serve(ctx context.Context, isSource bool) error {
 		if info, err := r.app.Stdin.Stat(); err == nil && info.Mode().IsRegular() {
 			r.source.Paced = true
 		}
-		ended <- r.source.Stream(ctx, r.app.Stdin)
+		ended <- r.source.Stream(ctx, &stdin{File: r.app.Stdin})
 	}()
 	var err error
 	select {
@@ -179,6 +188,8 @@ func (r *relay) serve(ctx context.Context, isSource bool) error {
 		return r.why(ctx)
 	case errors.Is(err, source.ErrEmpty):
 		return cli.NoInputf("no block stream on the input: pipe ingest into relay (ingest … | relay)")
+	case errors.Is(err, errTransportStream):
+		return cli.NoInputf("%w", errTransportStream)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission), errors.Is(err, source.ErrKind):
 		return cli.NoInputf("%w", err)
 	case err != nil:
@@ -275,7 +286,7 @@ func reachable(a netip.AddrPort) []netip.AddrPort {
 			continue
 		}
 		ip, ok := netip.AddrFromSlice(n.IP)
-		if ok && ip.Is6() && ip.IsGlobalUnicast() && len(out) < 4 {
+		if ok && ip.Is6() && !ip.Is4In6() && ip.IsGlobalUnicast() && len(out) < 4 {
 			out = append(out, netip.AddrPortFrom(ip, a.Port()))
 		}
 	}
@@ -289,6 +300,7 @@ func reachable(a netip.AddrPort) []netip.AddrPort {
 func (r *relay) block(at time.Time, b *block.Block) {
 	r.mu.Lock()
 	r.lastBlock = at
+	r.blocks++
 	r.mu.Unlock()
 	if r.out != nil {
 		r.out.block(b)
@@ -297,6 +309,7 @@ func (r *relay) block(at time.Time, b *block.Block) {
 
 // event is called under the node's lock.
 func (r *relay) event(e node.Event) {
+	r.note(e)
 	log := r.app.Log
 	switch e.Kind {
 	case mesh.EventSuperseded:
@@ -319,10 +332,24 @@ func (r *relay) event(e node.Event) {
 		log.Warn("dropped a neighbour: it sent "+e.Text, "peer", e.Peer)
 	case mesh.EventForked:
 		log.Warn(e.Text)
+	}
+}
+
+// note keeps what tell has to tell.
+func (r *relay) note(e node.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch e.Kind {
+	case mesh.EventConnected:
+		r.waits.connect(e.Peer)
+	case mesh.EventClosed:
+		r.waits.disconnect(e.Peer)
 	case mesh.EventUnknown:
-		log.Info("does not know the channel (yet); asking again", "peer", e.Peer)
+		r.waits.complaint = fmt.Sprintf("%v does not know the channel (yet): is it on air there?", e.Peer)
 	case mesh.EventFull:
-		log.Warn("has no room for us; asking again", "peer", e.Peer)
+		r.waits.complaint = fmt.Sprintf("%v has no room for us: give another --peer, or wait", e.Peer)
+	case mesh.EventParent:
+		r.waits.complaint = ""
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"sync"
 	"time"
 
@@ -50,11 +51,29 @@ It never reads stdin.` + "\n" + cli.ExitStatus("Exit status is 0 too when the pl
   watch @ch1.uri --player 'ffmpeg -i - -c copy out.mkv'
   watch @ch1.uri --multicast eth0 -o - | ffprobe -
   watch @ch1.uri --once --timeout 30s -o show.ts`,
-		Args: cobra.ExactArgs(1),
+		Args: cli.OneArg("CHANNEL", cli.ChannelHint),
 		RunE: app.RunE(func(ctx context.Context, args []string) error { return o.run(ctx, app, args[0]) }),
 	}
 	o.addFlags(cmd.Flags())
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return fmt.Errorf("%w%s", err, theOther(""))
+	})
 	return cmd
+}
+
+// theOther tells who meant the watch of procps where it is, if arg is empty or a command.
+func theOther(arg string) string {
+	const procps = "/usr/bin/watch"
+	if self, err := os.Executable(); err != nil || self == procps {
+		return ""
+	}
+	if _, err := os.Stat(procps); err != nil {
+		return ""
+	}
+	if _, err := exec.LookPath(arg); arg != "" && err != nil {
+		return ""
+	}
+	return "; the watch that repeats a command is " + procps
 }
 
 func (o *options) addFlags(f *pflag.FlagSet) {
@@ -86,7 +105,7 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 		}
 	}
 	if o.player == "" && o.output == "" {
-		if err := app.RefuseTerminal("watch … | mpv -` or `watch … --player mpv"); err != nil {
+		if err := app.RefuseTerminal("`watch … --player mpv` or `watch … | mpv -`, or `-o -` if it is meant so"); err != nil {
 			return err
 		}
 	}
@@ -143,7 +162,7 @@ const askOn = 500 * time.Millisecond
 // node is the setting of the peer. Errors are mostly usage errors.
 func (o *options) node(ctx context.Context, app *cli.App, arg string) (cfg node.Config, uri channel.URI, err error) {
 	if uri, err = channel.ParseArg(arg); err != nil {
-		return cfg, uri, cli.Usagef("%w", err)
+		return cfg, uri, cli.Usagef("%w%s", err, theOther(arg))
 	}
 	cfg = node.Config{Channel: uri.ID, Upload: int64(o.upload), Patience: time.Duration(o.latency) + askOn, Logger: app.Log}
 	if cfg.Listen, err = cli.ParseListen(o.listen); err != nil {
@@ -156,7 +175,7 @@ func (o *options) node(ctx context.Context, app *cli.App, arg string) (cfg node.
 		return cfg, uri, err
 	}
 	if len(cfg.Peers) == 0 && cfg.Multicast == nil {
-		return cfg, uri, cli.Usagef("no way to the channel: give --peer '[addr]:port', a URI with peer=, or --multicast IFACE")
+		return cfg, uri, cli.Usagef("no way to the channel: give --peer '[addr]:port', a URI with peer= (in quotes: the shell ends it at &), or --multicast IFACE")
 	}
 	return cfg, uri, nil
 }

@@ -32,6 +32,7 @@ func TestUnits(t *testing.T) {
 		{new(BitRate), "1000001", "1000001"},
 		{new(BitRate), "8Mbit/s", "8M"},
 		{new(BitRate), "0", "0"},
+		{new(BitRate), "8", ""},
 		{new(BitRate), "8 M", ""},
 		{new(BitRate), "", ""},
 		{new(BitRate), "M", ""},

@@ -54,10 +54,10 @@ func (app *App) levelAttr(a slog.Attr) slog.Attr {
 func IsTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
 // RefuseTerminal is a usage error if stdout is a terminal, which binary data would garble. instead is what to type, such as
-// "ingest … | relay".
+// "`ingest … | relay`".
 func (app *App) RefuseTerminal(instead string) error {
 	if !IsTerminal(app.Stdout) {
 		return nil
 	}
-	return Usagef("the output is binary and stdout is a terminal: try `%s`, or `-o -` if it is meant so", instead)
+	return Usagef("the output is binary and stdout is a terminal: try %s", instead)
 }

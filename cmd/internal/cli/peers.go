@@ -2,6 +2,8 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 
@@ -32,8 +34,14 @@ func ResolvePeers(ctx context.Context, peers []string) ([]netip.AddrPort, error)
 			return nil, Usagef("--peer: %w", err)
 		}
 		a, err := node.ResolvePeer(ctx, p)
+		if name := (*net.AddrError)(nil); errors.As(err, &name) {
+			return nil, fmt.Errorf("peer %q: %s has no IPv6 address", p, name.Addr)
+		}
 		if err != nil {
 			return nil, err
+		}
+		if a.Addr().IsLinkLocalUnicast() && a.Addr().Zone() == "" {
+			return nil, Usagef("peer %q: a link-local address needs its interface: '[%s%%eth0]:%d' for --peer, '[%s%%25eth0]:%d' in a URI", p, a.Addr(), a.Port(), a.Addr(), a.Port())
 		}
 		if !seen[a] {
 			seen[a] = true

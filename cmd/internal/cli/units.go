@@ -12,6 +12,9 @@ import (
 // BitRate is a flag in bit/s: 8M, 1.5G, 500k, 1000000, 8Mbit/s. Factors are powers of 1000.
 type BitRate int64
 
+// minRate is the least bit rate that is no slip, in bit/s.
+const minRate = 1000
+
 // Set parses s (pflag.Value).
 func (r *BitRate) Set(s string) error {
 	text := s
@@ -24,6 +27,9 @@ func (r *BitRate) Set(s string) error {
 	n, err := number(strings.TrimSpace(text), decimal)
 	if err != nil {
 		return fmt.Errorf("%q is no bit rate: %w (8M, 1.5G, 500k)", s, err)
+	}
+	if 0 < n && n < minRate {
+		return fmt.Errorf("%q is in bit/s, less than any stream has: %sM or %sk?", s, text, text)
 	}
 	*r = BitRate(n)
 	return nil
