@@ -71,6 +71,10 @@ func (e *events) Pop() any     { x := (*e)[len(*e)-1]; *e = (*e)[:len(*e)-1]; re
 var epoch = time.Date(2026, 11, 22, 20, 0, 0, 0, time.UTC)
 
 func newWorld(t testing.TB, seed uint64) *world {
+	if testing.Short() {
+		// scripts/test runs all of these; only its pass for races is short.
+		t.Skip("a world has one goroutine: there is nothing to race")
+	}
 	return &world{t: t, seed: seed, hosts: make(map[netip.AddrPort]*host)}
 }
 
