@@ -1,4 +1,4 @@
-# make demo     one broadcaster and three viewers on this machine, and what they measured
+# make demo     a channel on air on this machine, over links that lose, and whether every byte arrived
 # make build    the commands, into bin/
 # make test     everything that a change must pass
 # make bench    the figures of docs/, measured here

@@ -152,14 +152,14 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 
 // serve feeds or waits until there is a reason to end.
 func (r *relay) serve(ctx context.Context, isSource bool) error {
-	if t := time.Duration(r.timeout); t > 0 {
-		go r.watchdog(ctx, t)
-	}
 	input := ""
 	if isSource {
 		if input = r.options.source; input == "" {
 			input = "stdin"
 		}
+	}
+	if t := time.Duration(r.timeout); t > 0 {
+		go r.watchdog(ctx, t, input)
 	}
 	go r.tell(ctx, input)
 	if !isSource {
@@ -214,7 +214,7 @@ func (r *relay) why(ctx context.Context) error {
 	return nil
 }
 
-func (r *relay) watchdog(ctx context.Context, t time.Duration) {
+func (r *relay) watchdog(ctx context.Context, t time.Duration, input string) {
 	tick := time.NewTicker(min(t/4+time.Millisecond, time.Second))
 	defer tick.Stop()
 	for {
@@ -224,9 +224,10 @@ func (r *relay) watchdog(ctx context.Context, t time.Duration) {
 		case <-tick.C:
 			r.mu.Lock()
 			silent := time.Since(r.lastBlock)
+			text := r.waits.text(input)
 			r.mu.Unlock()
 			if silent > t {
-				r.cancel(cli.NoInputf("no block came for %v", t))
+				r.cancel(cli.NoInputf("no block came for %v: %s", t, text))
 				return
 			}
 		}

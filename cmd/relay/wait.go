@@ -48,7 +48,7 @@ func (w *waiting) text(source string) string {
 		}
 		return fmt.Sprintf("no peer answers (tried %d): %s; is the address right, does a firewall drop UDP?", len(names), strings.Join(names, ", "))
 	}
-	return ""
+	return "no peer is left"
 }
 
 // tell says now and then what is waited for, until ctx ends.
@@ -71,7 +71,7 @@ func (r *relay) tell(ctx context.Context, source string) {
 			said = time.Time{}
 		}
 		r.mu.Unlock()
-		if silent < sayAfter || text == "" || now.Sub(said) < sayAgain {
+		if silent < sayAfter || now.Sub(said) < sayAgain {
 			continue
 		}
 		said = now
