@@ -161,7 +161,9 @@ func (r *relay) serve(ctx context.Context, isSource bool) error {
 	if t := time.Duration(r.timeout); t > 0 {
 		go r.watchdog(ctx, t, input)
 	}
-	go r.tell(ctx, input)
+	telling, stopTelling := context.WithCancel(ctx)
+	defer stopTelling()
+	go r.tell(telling, input)
 	if !isSource {
 		<-ctx.Done()
 		return r.why(ctx)
@@ -183,6 +185,7 @@ func (r *relay) serve(ctx context.Context, isSource bool) error {
 	case err = <-ended:
 	case <-ctx.Done():
 	}
+	stopTelling()
 	switch {
 	case ctx.Err() != nil:
 		return r.why(ctx)
