@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	forwardWindow = 6 * time.Second
+	forwardWindow = 4 * time.Second
 	forwardIn     = 5001 // UDP ports
 	forwardMiddle = 5002
 	forwardOut    = 5003
