@@ -311,6 +311,24 @@ func TestATamperedHelloMakesNoLink(t *testing.T) {
 	}
 }
 
+// Every PING is answered by a peer that sends few of them, not by one that
+// wants to be sent to.
+func TestAFloodOfPingsIsNotAnsweredInFull(t *testing.T) {
+	n, a, b := pair(t, 42)
+	la, lb := n.connect(a, b)
+	before := lb.Stats().SealedOut
+	for range 5000 {
+		la.SendControl(n.now, wire.AppendMessage(nil, wire.MsgPing, []byte("ping")))
+		n.run(n.now+time.Millisecond, nil)
+	}
+	if sent := lb.Stats().SealedOut - before; sent > 6*maxReplies {
+		t.Errorf("%d datagrams answer 5,000 PINGs of 5 s", sent)
+	}
+	if !la.Established() || !lb.Established() {
+		t.Error("the link is gone")
+	}
+}
+
 func TestATamperedSealedDatagramIsDropped(t *testing.T) {
 	n, a, b := pair(t, 1)
 	la, lb := n.connect(a, b)

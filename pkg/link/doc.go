@@ -71,6 +71,10 @@ const (
 	deadAfter    = 5 * time.Second // heard nothing for so long: dead
 	probeAfter   = 2 * time.Second // a round-trip time this old rides along with the next datagram
 
+	// maxReplies is how many PONGs and ECHOs a second a peer can make us
+	// send: each costs upload that others were promised.
+	maxReplies = 50
+
 	// burst is how long the answers to repetitions wait: a FINISH or a
 	// CHALLENGE that was sent less than this ago is not sent again.
 	burst = 20 * time.Millisecond

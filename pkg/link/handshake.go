@@ -344,6 +344,7 @@ func (t *Table) answer(now Time, b []byte) Result {
 func (t *Table) establish(now Time, l *Link, old *Link) {
 	l.state = open
 	l.since, l.heard = now, now
+	l.replies = allowance{credit: allowanceBurst, last: now}
 	l.resetPing(now)
 	t.peers[l.peer] = l
 	t.stats.Established++

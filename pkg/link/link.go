@@ -80,6 +80,7 @@ type Link struct {
 	rtt    time.Duration
 	rttvar time.Duration
 
+	replies      allowance // PONG and ECHO
 	challenged   netip.AddrPort
 	challengedAt Time
 }
@@ -284,6 +285,9 @@ func (l *Link) control(now Time, from netip.AddrPort, messages []byte) Result {
 	}
 	if l.state != open {
 		return Result{} // Moved closed it
+	}
+	if (pong != nil || echo != nil) && !l.replies.take(now, maxReplies) {
+		pong, echo = nil, nil
 	}
 	challenge := from != l.addr && (from != l.challenged || now-l.challengedAt >= burst)
 	if (pong != nil || echo != nil || challenge) && l.counter < math.MaxUint32 {
