@@ -115,6 +115,29 @@ func (m *Manifest) RAPNumber() (Number, bool) {
 	return m.Number - Number(m.SinceRAP), true
 }
 
+// A run is young for about two seconds: whoever joins it then gets all of it
+// and misses nothing for having been a moment late.
+const (
+	youngRun    = 2 * time.Second
+	youngBlocks = 128 // the last block of a run may be short
+)
+
+// Start is where somebody begins who learns of a run by block number: block 0
+// in a young run, else the last random access point; false if the run has had
+// none. sinceRAP and duration are the block's.
+func Start(number Number, sinceRAP uint32, duration time.Duration) (Number, bool) {
+	switch {
+	case duration > 0 && number < youngBlocks && time.Duration(number)*duration < youngRun:
+		return 0, true
+	case sinceRAP == NoRAP || Number(sinceRAP) > number:
+		return 0, false
+	}
+	return number - Number(sinceRAP), true
+}
+
+// Start is where somebody begins who learns of the run by this block.
+func (m *Manifest) Start() (Number, bool) { return Start(m.Number, m.SinceRAP, m.Duration) }
+
 // Verify tells whether the channel signed the manifest, and the tag is the
 // channel's. It costs some 35 µs.
 func (m *Manifest) Verify(id channel.ID) bool {

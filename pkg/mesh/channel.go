@@ -446,11 +446,11 @@ func (c *Channel) startRun(m *block.Manifest) {
 	c.run = m.Name.Run
 	c.begun = true
 	c.rap, c.prior = wire.NoNumber, wire.NoNumber
-	// What the run needs to be played from its last random access point.
+	// What the run needs to be played by those who join now.
 	start := m.Name.Number
-	switch rap, ok := m.RAPNumber(); {
-	case ok && start-rap < window/2:
-		start = rap
+	switch begin, ok := m.Start(); {
+	case ok && start-begin < window/2:
+		start = begin
 	case !ok && start <= ahead:
 		start = 0
 	}

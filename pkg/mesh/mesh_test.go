@@ -53,6 +53,24 @@ func TestLateJoinerGetsTheLastRandomAccessPoint(t *testing.T) {
 	t.Logf("first block after %v, a whole GOP after %v", at-joined, caught)
 }
 
+// TestYoungRunIsJoinedFromItsBeginning: who comes a moment late, after a lost
+// join perhaps, misses nothing, though there have been later random access
+// points.
+func TestYoungRunIsJoinedFromItsBeginning(t *testing.T) {
+	w := newWorld(t, 15)
+	s := newStation(t, 1, block.NewRun(epoch, 1), blockTime, 152, 3)
+	id := s.key.ID()
+	source := w.host("source", id, lossy(0.05), Config{})
+	relay := w.host("relay", id, lossy(0.05), Config{})
+	v := w.host("viewer", id, lossy(0.05), Config{})
+	s.feed(source, 0, 60)
+	w.at(600*time.Millisecond, func() { relay.dial(source) })
+	w.at(1200*time.Millisecond, func() { v.dial(relay) })
+	w.run(12 * time.Second)
+	s.whole(t, relay, 0)
+	s.whole(t, v, 0)
+}
+
 func TestNewRunReplacesTheOld(t *testing.T) {
 	w := newWorld(t, 2)
 	s := newDefaultStation(t)

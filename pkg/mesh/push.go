@@ -170,7 +170,12 @@ func (p *pusher) subscribe(m *wire.Subscribe, mask wire.StripeMask) {
 	case m.First == wire.FromRAP || m.Run != c.run:
 		from = c.oldest
 		if c.rap != wire.NoNumber {
-			from = max(c.oldest, c.rap)
+			from = max(from, c.rap)
+		}
+		if s := c.slot(c.next - 1); s != nil && s.b != nil {
+			if start, ok := s.b.Manifest().Start(); ok && start < from {
+				from = start // a young run, from its beginning
+			}
 		}
 	}
 	p.backlog = c.next

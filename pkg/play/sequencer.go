@@ -107,6 +107,7 @@ type run struct {
 	delay   leastDelay
 	target  block.Number // where to start
 	aimed   bool         // target is set
+	marked  bool         // a manifest names a random access point
 	started bool
 	ended   bool
 	last    *Block // given out last
@@ -181,9 +182,10 @@ func (s *Sequencer) insert(r *run, b *Block) {
 		s.n.Late++
 		return
 	}
-	if !r.started && !r.aimed && b.SinceRAP != block.NoRAP && uint64(b.SinceRAP) <= uint64(b.Number) {
+	r.marked = r.marked || b.SinceRAP != block.NoRAP
+	if start, ok := block.Start(b.Number, b.SinceRAP, b.Duration); ok && !r.started && !r.aimed {
 		r.aimed = true
-		r.target = b.Number - block.Number(b.SinceRAP)
+		r.target = start
 		for len(r.held) > 0 && r.held[0].Number < r.target {
 			r.drop()
 		}
@@ -230,6 +232,9 @@ func (s *Sequencer) start(r *run) (i int, blind bool, again time.Duration) {
 		return 0, false, 0
 	}
 	again = never
+	if j := slices.IndexFunc(r.held, (*Block).RandomAccess); j >= 0 && r.aimed && r.held[0].Number == r.target && r.held[j].Number == r.target+block.Number(j) {
+		return j, false, 0 // nothing is missing between the aim and this first one
+	}
 	if j := slices.IndexFunc(r.held, (*Block).RandomAccess); j >= 0 {
 		again = r.firstAt + s.latency
 		if s.now >= again || s.flushing {
@@ -237,7 +242,7 @@ func (s *Sequencer) start(r *run) (i int, blind bool, again time.Duration) {
 		}
 	}
 	wait := blindWait
-	if r.aimed {
+	if r.marked {
 		wait = blindWaitGOP
 	}
 	if b := r.firstAt + max(wait, s.latency); b < again {
