@@ -572,3 +572,48 @@ func TestClockThatIsSet(t *testing.T) {
 	s.whole(t, a, 60)
 	s.whole(t, b, 0)
 }
+
+// A parent that sends nothing unless it is asked falls behind the stream
+// without ever failing a request. Who else is known takes its place, and is
+// not slowed down by what the first one lost.
+func TestParentThatFallsBehindIsReplaced(t *testing.T) {
+	w := newWorld(t, 32)
+	s := newDefaultStation(t)
+	id := s.key.ID()
+	source := w.host("source", id, wan(), Config{})
+	bad := w.host("bad", id, wan(), Config{})
+	good := w.host("good", id, wan(), Config{})
+	v := w.host("viewer", id, wan(), Config{})
+	bad.dial(source)
+	good.dial(source)
+	v.dial(bad)
+	w.at(time.Second, func() { v.dial(good) })
+	sent := map[string]bool{}
+	w.tamper = func(from, to *host, b []byte) []byte {
+		d := bareOf(b)
+		if from != bad || to != v || d == nil || d[0] != wire.TypeShard {
+			return b
+		}
+		name := string(d[1:2]) + string(d[16:20])
+		if !sent[name] {
+			sent[name] = true
+			return nil
+		}
+		return b
+	}
+	s.feed(source, 0, 200)
+	w.run(30 * time.Second)
+	s.whole(t, v, 0)
+	if v.ch.Parent() != good.addr {
+		t.Errorf("the parent is %v", v.ch.Parent())
+	}
+	late := 0
+	for n, at := range v.blocks {
+		if n > 60 && epoch.Add(at).Sub(v.born[n]) > 500*time.Millisecond {
+			late++
+		}
+	}
+	if late > 0 {
+		t.Errorf("%d blocks are late after 7 s", late)
+	}
+}

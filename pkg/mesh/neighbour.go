@@ -131,8 +131,13 @@ type askOnce struct {
 	at   Time
 }
 
-// ours is how much of the stripe space we ask for, before any loss is known.
-const initialLoss = 0.01
+const (
+	// initialLoss is taken for the loss before any is known.
+	initialLoss = 0.01
+	// unknownLoss is the most that is taken over from one parent to the next:
+	// it brings all the spare stripes (setMargin).
+	unknownLoss = 0.1
+)
 
 func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 	for _, nb := range p.joined {
@@ -238,6 +243,8 @@ func (c *Channel) adoptParent(nb *neighbour) {
 		old.subscribed = false
 	}
 	c.parent = nb
+	// What another parent's pushes lost must not slow down this one's.
+	c.loss = min(c.loss, unknownLoss)
 	nb.backfill = false
 	nb.subscribed, nb.acked, nb.settled = false, false, false
 	nb.failures, nb.told = 0, false

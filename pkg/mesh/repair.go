@@ -26,6 +26,8 @@ const (
 	// silentParent makes a parent whose channel does not advance suspicious,
 	// besides a round trip and a block.
 	silentParent = 500 * time.Millisecond
+	// lagTime behind what somebody else has, and a parent is suspicious too.
+	lagTime = time.Second
 	// silentLink is how long a peer that we dialled may say nothing at all
 	// (STATE is due every 500 ms) before it is dialled anew beside the old
 	// link: it may have been started again.
@@ -421,7 +423,7 @@ func (c *Channel) watchParent() {
 		return
 	}
 	wait := silentParent + p.rtt() + c.blockTime()
-	if n.now-p.chosen < wait || n.now-p.proved < wait && c.next-c.low < 32 {
+	if n.now-p.chosen < wait || n.now-p.proved < wait && c.next-c.low < 32 && !c.lagging() {
 		return
 	}
 	var best *neighbour
@@ -444,6 +446,19 @@ func (c *Channel) watchParent() {
 	if best != nil {
 		c.replaceParent(best)
 	}
+}
+
+// lagging reports whether somebody says that he is more than lagTime ahead of
+// what the parent brings.
+func (c *Channel) lagging() bool {
+	blocks := uint64(lagTime/max(c.blockTime(), 8*time.Millisecond)) + 2
+	for _, nb := range c.neighbours {
+		if nb != c.parent && nb.candidate() && c.node.now >= nb.distrust && c.node.now-nb.stated <= 2*stateEvery &&
+			nb.theirs.Run == c.run && nb.theirs.Newest != wire.NoNumber && beyond(nb.theirs.Newest, c.next, blocks) {
+			return true
+		}
+	}
+	return false
 }
 
 // replaceParent goes over to another parent. One that failed, or has brought
