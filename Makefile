@@ -9,6 +9,7 @@
 PREFIX ?= /usr/local
 # watch is also a procps program, so our commands have a directory of their own and sixcast-* names in the usual one.
 libexec = $(PREFIX)/libexec/sixcast
+man = $(PREFIX)/share/man/man1
 commands = ingest relay watch record
 
 .PHONY: all build demo test bench soak lint install uninstall clean
@@ -35,13 +36,14 @@ lint:
 	scripts/lint
 
 install: build
-	install -d '$(DESTDIR)$(libexec)' '$(DESTDIR)$(PREFIX)/bin'
+	install -d '$(DESTDIR)$(libexec)' '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(man)'
 	install $(commands:%=bin/%) '$(DESTDIR)$(libexec)/'
 	for c in $(commands); do ln -sf ../libexec/sixcast/$$c '$(DESTDIR)$(PREFIX)/bin/'sixcast-$$c || exit 1; done
+	for c in $(commands); do install -m 644 docs/man/$$c.1 '$(DESTDIR)$(man)/'sixcast-$$c.1 || exit 1; done
 	@echo 'Installed. Either use sixcast-watch and its like, or put $(libexec) first in your PATH.'
 
 uninstall:
-	for c in $(commands); do rm -f '$(DESTDIR)$(libexec)/'$$c '$(DESTDIR)$(PREFIX)/bin/'sixcast-$$c; done
+	for c in $(commands); do rm -f '$(DESTDIR)$(libexec)/'$$c '$(DESTDIR)$(PREFIX)/bin/'sixcast-$$c '$(DESTDIR)$(man)/'sixcast-$$c.1; done
 	-rmdir '$(DESTDIR)$(libexec)' 2>/dev/null
 
 clean:

@@ -305,6 +305,7 @@ func (r *relay) block(at time.Time, b *block.Block) {
 	r.mu.Lock()
 	r.lastBlock = at
 	r.blocks++
+	r.waits.ended = b.Manifest().Flags&block.End != 0
 	r.mu.Unlock()
 	if r.out != nil {
 		r.out.block(b)

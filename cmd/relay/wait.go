@@ -20,6 +20,7 @@ type waiting struct {
 	peers     []netip.AddrPort // that were asked for
 	connected []netip.AddrPort
 	complaint string // of the peer that answered last
+	ended     bool   // the newest block was the run's last
 }
 
 func (w *waiting) connect(p netip.AddrPort) {
@@ -37,6 +38,8 @@ func (w *waiting) text(source string) string {
 	switch {
 	case source != "":
 		return "waiting for a block stream on " + source
+	case w.ended:
+		return "the run has ended; waiting for the next one"
 	case w.complaint != "":
 		return w.complaint
 	case len(w.connected) > 0:
@@ -66,7 +69,7 @@ func (r *relay) tell(ctx context.Context, source string) {
 		r.mu.Lock()
 		silent := now.Sub(r.lastBlock)
 		text := r.waits.text(source)
-		stalled := r.blocks > 0
+		stalled := r.blocks > 0 && !r.waits.ended
 		if silent < sayAfter {
 			said = time.Time{}
 		}

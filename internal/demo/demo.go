@@ -149,7 +149,11 @@ func (d *demo) onAir(ctx context.Context) error {
 	if d.options.player != "" {
 		d.screen.command("watch '" + uri + "' --once --player " + d.options.player)
 		args := []string{uri, "--once", "--player", d.options.player}
-		quiet := func(string) {} // the player has a window, and talks a lot
+		quiet := func(text string) { // the player has a window, and talks a lot
+			if strings.Contains(text, "watch: warning:") {
+				say(text)
+			}
+		}
 		if d.player, err = start(d.path("watch"), args, nil, nil, quiet, none); err != nil {
 			return err
 		}
