@@ -335,7 +335,7 @@ func (r *relay) event(e node.Event) {
 		log.Info("a new run of the channel began")
 	case mesh.EventMisbehaved:
 		log.Warn("dropped a neighbour: it sent "+e.Text, "peer", e.Peer)
-	case mesh.EventForked:
+	case mesh.EventForked, mesh.EventClock:
 		log.Warn(e.Text)
 	}
 }

@@ -38,6 +38,9 @@ type Encoder struct {
 // descriptorInterval is how often a descriptor record is repeated at the most.
 const descriptorInterval = time.Second
 
+// ErrItem is a descriptor item that does not fit a datagram.
+var ErrItem = errors.New("block: channel descriptor too long")
+
 // NewEncoder starts a run.
 func NewEncoder(c EncoderConfig) (*Encoder, error) {
 	if c.Data == 0 {
@@ -74,11 +77,10 @@ func (e *Encoder) SetDescriptor(item []byte) error {
 	if len(item) == 0 {
 		return nil
 	}
-	if len(item) > MaxDatagram-descriptorHeader {
+	if len(item) > channel.MaxItem {
 		return fmt.Errorf("%w: %d bytes", ErrItem, len(item))
 	}
-	e.descriptor = appendRecordHeader(e.descriptor, descriptorHeader+len(item))
-	e.descriptor, _ = AppendDescriptor(e.descriptor, item)
+	e.descriptor = AppendRecord(e.descriptor, channel.AppendDatagram(nil, item))
 	return nil
 }
 

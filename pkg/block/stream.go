@@ -2,8 +2,6 @@ package block
 
 import (
 	"encoding/binary"
-	"errors"
-	"fmt"
 	"io"
 )
 
@@ -130,36 +128,3 @@ func (r *Reader) fill(n int) bool {
 	}
 	return true
 }
-
-// ErrItem is a descriptor item that does not fit a datagram, or is none.
-var ErrItem = errors.New("block: channel descriptor of the wrong size")
-
-const descriptorHeader = 4
-
-// AppendDescriptor appends the descriptor datagram around a channel descriptor
-// (the bencoded item of docs/protocol.md section 1.1, not checked here).
-func AppendDescriptor(dst, item []byte) ([]byte, error) {
-	if len(item) == 0 || len(item) > MaxDatagram-descriptorHeader {
-		return dst, fmt.Errorf("%w: %d bytes", ErrItem, len(item))
-	}
-	dst = append(dst, TypeDescriptor, version)
-	dst = binary.BigEndian.AppendUint16(dst, uint16(len(item)))
-	return append(dst, item...), nil
-}
-
-// DecodeDescriptor returns the item in a descriptor datagram, aliased and not verified.
-func DecodeDescriptor(b []byte) (item []byte, err error) {
-	if len(b) < descriptorHeader || b[0] != TypeDescriptor || b[1] != version {
-		return nil, errDescriptorType
-	}
-	n := int(binary.BigEndian.Uint16(b[2:]))
-	if n == 0 || n > len(b)-descriptorHeader {
-		return nil, errDescriptorLength
-	}
-	return b[descriptorHeader : descriptorHeader+n], nil
-}
-
-var (
-	errDescriptorType   = fmt.Errorf("%w: not a descriptor of version %d", ErrType, version)
-	errDescriptorLength = fmt.Errorf("%w: descriptor longer than its datagram", ErrShort)
-)

@@ -133,24 +133,6 @@ func TestReaderOfALongStream(t *testing.T) {
 	}
 }
 
-func TestDescriptorRecords(t *testing.T) {
-	d, err := AppendDescriptor(nil, []byte("d1:k…e"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if item, err := DecodeDescriptor(d); err != nil || string(item) != "d1:k…e" {
-		t.Fatal(item, err)
-	}
-	for _, bad := range [][]byte{nil, d[:3], {TypeDescriptor, 2, 0, 1, 'x'}, {TypeShard, 1, 0, 1, 'x'}, {TypeDescriptor, 1, 0, 0}, d[:len(d)-1]} {
-		if _, err := DecodeDescriptor(bad); err == nil {
-			t.Errorf("accepted %x", bad)
-		}
-	}
-	if _, err := AppendDescriptor(nil, make([]byte, MaxDatagram-3)); !errors.Is(err, ErrItem) {
-		t.Error(err)
-	}
-}
-
 // Whatever comes, the reader returns every record that stands after the last
 // damage, and never more than there is.
 func FuzzReader(f *testing.F) {

@@ -38,6 +38,7 @@ type Channel struct {
 	redials    []redial
 	source     bool // fed by a pipe: this node is where the channel comes from
 	superseded bool
+	clockTold  bool
 	toldFork   block.Run // whose fork has been reported
 
 	run    block.Run
@@ -363,16 +364,21 @@ func (c *Channel) manifest(from *neighbour, raw []byte) {
 			return
 		}
 	}
-	if (m.Name.Run != c.run || !c.begun) && m.Run.TooFarAhead(n.UTC(n.now)) {
-		n.stats.Refused++
-		return
-	}
 	if !c.mayVerify(from) {
 		n.stats.Refused++
 		return
 	}
 	if !m.Verify(c.ID) {
 		n.wrong(from, wire.NoNumber, "a manifest that the channel's key did not sign")
+		return
+	}
+	if (m.Name.Run != c.run || !c.begun) && m.Run.TooFarAhead(n.UTC(n.now)) {
+		n.stats.Refused++
+		if !c.clockTold {
+			c.clockTold = true
+			n.out.Event(Event{Kind: EventClock, Channel: c.ID, Run: m.Run, Text: "the channel says that it is " +
+				m.Run.Time().Format(time.DateTime) + " UTC, more than a day after this machine's clock: is that right?"})
+		}
 		return
 	}
 	n.stats.ManifestsIn++

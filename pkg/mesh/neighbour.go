@@ -590,11 +590,15 @@ func (n *Node) room(nb *neighbour) int {
 
 // stripeRate is what one stripe takes on the wire, bytes a second.
 func (c *Channel) stripeRate() float64 {
-	d := 12.0
+	return c.rate / float64(c.data()) * 1.09
+}
+
+// data is how many stripes hold data, as the newest manifest says.
+func (c *Channel) data() int {
 	if s := c.slot(c.next - 1); s != nil && s.b != nil && s.b.Manifest().Data > 0 {
-		d = float64(s.b.Manifest().Data)
+		return s.b.Manifest().Data
 	}
-	return c.rate / d * 1.09
+	return block.DefaultData
 }
 
 func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
@@ -604,7 +608,7 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 	}
 	nb.acked, nb.settled = true, true
 	nb.hop = m.Hop
-	if nb == c.parent && onesCount(m.Mask) < 12 && m.Reason != wire.Granted {
+	if nb == c.parent && onesCount(m.Mask) < c.data() && m.Reason != wire.Granted {
 		c.node.out.Event(Event{Kind: EventFull, Channel: c.ID, Peer: nb.peer.link.Addr()})
 		nb.denied = max(nb.denied, 1)
 		nb.subscribed = false

@@ -97,9 +97,10 @@ const (
 	EventForked                      // two signed manifests for one name
 	EventUnknown                     // a peer does not know the channel
 	EventFull                        // a peer has no room
+	EventClock                       // the channel is dated more than a day after our clock
 )
 
-var eventNames = [...]string{"connected", "closed", "parent", "new run", "superseded", "descriptor", "misbehaved", "forked", "unknown channel", "full"}
+var eventNames = [...]string{"connected", "closed", "parent", "new run", "superseded", "descriptor", "misbehaved", "forked", "unknown channel", "full", "clock"}
 
 func (k EventKind) String() string {
 	if int(k) < len(eventNames) {
@@ -182,7 +183,8 @@ const (
 	stateIdle     = 250 * time.Millisecond
 	reportEvery   = 200 * time.Millisecond
 	beaconEvery   = 250 * time.Millisecond
-	describeEvery = time.Second
+	describeEvery = time.Second      // into a group
+	refreshEvery  = 10 * time.Second // the descriptor, to a child
 
 	// maxWrongs things that cannot be true within wrongMemory, and a
 	// neighbour is dropped (section 8).

@@ -290,10 +290,6 @@ func (c *Channel) sample(s *slot) {
 
 // setMargin decides how many stripes to ask for (section 6).
 func (c *Channel) setMargin() {
-	d := 12
-	if s := c.slot(c.next - 1); s != nil && s.b != nil && s.b.Manifest().Data > 0 {
-		d = s.b.Manifest().Data
-	}
 	spare := 1
 	switch {
 	case c.loss > 0.08:
@@ -301,7 +297,7 @@ func (c *Channel) setMargin() {
 	case c.loss > 0.02:
 		spare = 2
 	}
-	c.subMask = lowest(wire.AllStripes, min(16, d+spare))
+	c.subMask = lowest(wire.AllStripes, min(block.Stripes, c.data()+spare))
 	c.second = c.loss > 0.005
 }
 
@@ -350,6 +346,9 @@ func (c *Channel) housekeep() {
 		}
 		if !nb.joined {
 			continue
+		}
+		if nb.push.mask != 0 && n.now-nb.described > refreshEvery {
+			nb.describe() // the first one may have been lost
 		}
 		if n.now-nb.saidState >= stateEvery || nb.push.pending == 0 && n.now-max(nb.push.last, nb.saidState) >= stateIdle {
 			nb.saidState = n.now

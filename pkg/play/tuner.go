@@ -278,7 +278,7 @@ func (t *Tuner) say(e node.Event) {
 		t.log.Debug("a new run of the channel", "run", e.Run)
 	case mesh.EventMisbehaved:
 		t.log.Warn("dropped a neighbour: it sent "+e.Text, "peer", e.Peer)
-	case mesh.EventForked:
+	case mesh.EventForked, mesh.EventClock:
 		t.log.Warn(e.Text)
 	case mesh.EventClosed:
 		t.log.Debug("link closed", "peer", e.Peer, "why", e.Text)
