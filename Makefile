@@ -2,7 +2,7 @@
 # make build    the commands, into bin/
 # make test     everything that a change must pass
 # make bench    the figures of docs/, measured here
-# make soak     hours of leaving and loss
+# make soak     every fuzz target, and half an hour of a bad network
 # make lint     formatting and static analysis
 # make install  into $(PREFIX), /usr/local if not set (DESTDIR for packages)
 

@@ -37,8 +37,8 @@ func FuzzDecodeManifest(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !again.Verify(testKey.ID()) {
-			t.Fatal("own signature refused")
+		if again.Verify(testKey.ID()) != (m.Tag == testKey.ID().Tag()) {
+			t.Fatal("own signature refused, or that of another channel's tag taken")
 		}
 		m.raw, again.raw = nil, nil
 		if !reflect.DeepEqual(m, again) {
