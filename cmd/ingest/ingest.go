@@ -84,8 +84,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.Var(&o.timeout, "timeout", "give up with exit status 3 when no packet has come for `TIME` (default: never)")
 	f.Lookup("timeout").DefValue = ""
 	f.BoolVar(&o.once, "once", false, "end when the input does, do not connect again")
-	f.StringVar(&o.pace, "pace", paceOn, "off: read as fast as the machine can (its blocks are for measuring: all seem to be made at once)")
-	_ = f.MarkHidden("pace")
+	f.StringVar(&o.pace, "pace", paceOn, "`MODE`: on, or off to read as fast as the machine can (for measuring: all blocks seem to be made at once)")
 	f.StringVarP(&o.output, "output", "o", "", "write to `FILE` (default: -, stdout)")
 	f.Uint64Var(&o.runValue, "run", 0, "name of the run")
 	_ = f.MarkHidden("run")

@@ -108,6 +108,11 @@ func CheckPeer(s string) error {
 	host, port, err := net.SplitHostPort(s)
 	if err != nil {
 		if a, aerr := netip.ParseAddr(strings.Trim(s, "[]")); aerr == nil && a.Is6() {
+			if i := strings.LastIndexByte(s, ':'); s[0] != '[' && i > 0 {
+				if front, err := netip.ParseAddr(s[:i]); err == nil {
+					return fmt.Errorf("the brackets are missing: write [%s]:%s, or [%s]:6466", front, s[i+1:], a)
+				}
+			}
 			return fmt.Errorf("the port is missing: write [%s]:6466", a)
 		}
 		return fmt.Errorf("an address is written [2001:db8::1]:6466")

@@ -135,8 +135,14 @@ func (c *Channel) Progress() wire.Progress {
 // Rate is the channel's bit rate as its manifests say, in bit/s; 0 unknown.
 func (c *Channel) Rate() float64 { return c.rate * 8 }
 
-// Loss is the share of pushed shards that did not come, as measured.
-func (c *Channel) Loss() float64 { return c.loss }
+// Loss is the share of a parent's pushed shards that did not come, as
+// measured; 0 where no parent pushes.
+func (c *Channel) Loss() float64 {
+	if c.parent == nil {
+		return 0
+	}
+	return c.loss
+}
 
 // Parent is the address of the peer whose pushes we live on, invalid if there
 // is none or it is the group.
