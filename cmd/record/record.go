@@ -127,7 +127,7 @@ func (o *options) node(ctx context.Context, app *cli.App, uri channel.URI) (cfg 
 	if cfg.Multicast, err = o.multicast.Config(false); err != nil {
 		return cfg, err
 	}
-	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...)); err != nil {
+	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...), o.timeout); err != nil {
 		return cfg, err
 	}
 	if len(cfg.Peers) == 0 && cfg.Multicast == nil {

@@ -112,7 +112,7 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 	} else if o.source == "" && cli.IsTerminal(app.Stdin) {
 		return cli.Usagef("stdin is a terminal: pipe a block stream in (ingest … | relay), or name a CHANNEL to join")
 	}
-	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...)); err != nil {
+	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...), o.timeout); err != nil {
 		return err
 	}
 	if len(args) == 1 && len(cfg.Peers) == 0 {

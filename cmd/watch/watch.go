@@ -171,7 +171,7 @@ func (o *options) node(ctx context.Context, app *cli.App, arg string) (cfg node.
 	if cfg.Multicast, err = o.multicast.Config(false); err != nil {
 		return cfg, uri, err
 	}
-	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...)); err != nil {
+	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...), o.timeout); err != nil {
 		return cfg, uri, err
 	}
 	if len(cfg.Peers) == 0 && cfg.Multicast == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/spf13/pflag"
 
@@ -51,9 +52,32 @@ func ResolvePeers(ctx context.Context, peers []string) ([]netip.AddrPort, error)
 	return out, nil
 }
 
-// Peers is ResolvePeers; where this host has no way to any of them it says so, since nobody will answer then, nor complain.
-func (app *App) Peers(ctx context.Context, peers []string) ([]netip.AddrPort, error) {
+// The pauses between look-ups of a peer's name that cannot be looked up yet.
+const (
+	firstLookup = time.Second
+	mostLookup  = 30 * time.Second
+)
+
+// Peers is ResolvePeers. Where names cannot be looked up now, as on a machine that is just starting, it tries again until
+// limit is over (exit code 3), for ever if that is 0; a name that does not exist is an error at once. Where this host has no
+// way to any peer it says so, since nobody will answer then, nor complain.
+func (app *App) Peers(ctx context.Context, peers []string, limit Duration) ([]netip.AddrPort, error) {
+	begun := time.Now()
 	out, err := ResolvePeers(ctx, peers)
+	for wait := firstLookup; passing(err); wait = min(2*wait, mostLookup) {
+		if limit > 0 && time.Since(begun)+wait > time.Duration(limit) {
+			return nil, NoInputf("%w", err)
+		}
+		if wait == firstLookup {
+			app.Log.Warn("cannot look up a peer yet, trying again", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(wait):
+		}
+		out, err = ResolvePeers(ctx, peers)
+	}
 	var none error
 	for _, a := range out {
 		// Connecting a UDP socket looks for a route and sends nothing.
@@ -68,6 +92,12 @@ func (app *App) Peers(ctx context.Context, peers []string) ([]netip.AddrPort, er
 		app.Log.Warn("no way from this host to any peer: is the network IPv6? (`ip -6 route` shows it; going on, since that may change)", "err", none)
 	}
 	return out, err
+}
+
+// passing reports whether err is a failed look-up that may go well later.
+func passing(err error) bool {
+	var dns *net.DNSError
+	return errors.As(err, &dns) && !dns.IsNotFound && (dns.IsTemporary || dns.IsTimeout)
 }
 
 // Multicast holds the flags about a channel's multicast group.
