@@ -1,3 +1,5 @@
+//go:build linux
+
 package main
 
 import (
@@ -106,13 +108,14 @@ func quantile[T cmp.Ordered](v []T, q float64) T {
 	return s[min(len(s)-1, int(q*float64(len(s))))]
 }
 
-// spread is the median and, in brackets, the least and the greatest.
+// spread is the median and, in brackets where they differ, the least and the greatest.
 func spread(format string, v []float64) string {
 	if len(v) == 0 {
 		return "-"
 	}
-	if len(v) == 1 {
-		return fmt.Sprintf(format, v[0])
+	mid, least, most := fmt.Sprintf(format, median(v)), fmt.Sprintf(format, slices.Min(v)), fmt.Sprintf(format, slices.Max(v))
+	if least == most {
+		return mid
 	}
-	return fmt.Sprintf(format+" ["+format+" "+format+"]", median(v), slices.Min(v), slices.Max(v))
+	return fmt.Sprintf("%s [%s %s]", mid, least, most)
 }
