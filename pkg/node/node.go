@@ -403,13 +403,6 @@ func (n *Node) Stats() Stats {
 	return s
 }
 
-// Drained reports whether every child has been sent all that it is owed.
-func (n *Node) Drained() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.engine.Drained()
-}
-
 // Close says goodbye to every peer and closes the sockets.
 func (n *Node) Close() error {
 	n.mu.Lock()
