@@ -315,19 +315,6 @@ func (n *Node) Feed(datagrams ...[]byte) error {
 	return nil
 }
 
-// Dial connects to one more peer.
-func (n *Node) Dial(peer netip.AddrPort) {
-	if !n.enter() {
-		return
-	}
-	defer n.leave()
-	if n.ch != nil {
-		n.engine.Dial(n.now, n.ch, peer)
-	} else {
-		n.cfg.Peers = append(n.cfg.Peers, peer)
-	}
-}
-
 // Addr is the unicast address that the node listens on.
 func (n *Node) Addr() netip.AddrPort { return n.conn.LocalAddr() }
 
