@@ -1,0 +1,3 @@
+package main
+
+func (c *command) plots(all []outcome) error { return nil }
