@@ -67,7 +67,6 @@ type node struct {
 	counted mesh.Counters
 	sent    [sorts]uint64 // bytes at the IP layer
 	events  [16]uint32    // of each mesh.EventKind
-	hash    uint64
 }
 
 const (
