@@ -106,7 +106,7 @@ func (n *node) birth(now Time) {
 		Seed:   n.dice.next(),
 		Upload: upload,
 		Link:   link.Config{Null: true},
-		Vault:  &w.vault,
+		Vault:  w.vault,
 	}
 	n.state = alive
 	n.engine = mesh.New(cfg, n)
@@ -321,7 +321,7 @@ func (n *node) Send(to netip.AddrPort, head, body []byte) {
 			return
 		}
 		e.body = b
-	case len(head) == wire.TagSize && len(body) > 0 && (body[0] == block.TypeShard || body[0] == block.TypeManifest):
+	case w.vault != nil && len(head) == wire.TagSize && len(body) > 0 && (body[0] == block.TypeShard || body[0] == block.TypeManifest):
 		// The vault's: see mesh.Config.Vault.
 		e.headLen = wire.TagSize
 		copy(e.head[:], head)
@@ -345,14 +345,11 @@ func (n *node) Send(to netip.AddrPort, head, body []byte) {
 	k.sec.waited += wait
 	k.sec.datagrams++
 	k.sec.longest = max(k.sec.longest, wait)
-	s := control
+	s := sortOf(e.body)
 	if e.headLen != 0 {
-		s = manifests
-		if e.body[0] == block.TypeShard {
+		if s = manifests; e.body[0] == block.TypeShard {
 			s = shards
 		}
-	} else {
-		s = sortOf(e.body)
 	}
 	n.sent[s] += uint64(size)
 	if n.id == 0 {

@@ -33,7 +33,7 @@ type World struct {
 	window  time.Duration
 	nodes   []node
 	workers []*worker
-	vault   block.Vault
+	vault   *block.Vault // nil only in a test
 	station *station
 	traced  uint32
 }
@@ -84,7 +84,7 @@ func New(o Options, threads int, debug Debug) (*World, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &World{plan: p, window: p.leastDelay(), traced: ^uint32(0)}
+	w := &World{plan: p, window: p.leastDelay(), vault: new(block.Vault), traced: ^uint32(0)}
 	if w.window%p.Grain != 0 {
 		return nil, fmt.Errorf("the grain must divide %v", w.window)
 	}

@@ -33,3 +33,41 @@ func TestRepeatable(t *testing.T) {
 		t.Error("another seed gives the same run")
 	}
 }
+
+// Memory that the engines share changes nothing but the cost: without it the run is the same.
+func TestVaultIsOnlyMemory(t *testing.T) {
+	o := Options{Seed: 4, Viewers: 20, Ramp: time.Second, Settle: time.Second, Hold: 2 * time.Second, Told: true, Mean: 3, Source: 4, Loss: 0.05, Burst: true, Polluters: 0.2}
+	shared := run(t, o, 2)
+	w, err := New(o, 2, Debug{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.vault = nil
+	if own := w.Run(Debug{}); own.Hash != shared.Hash || own.Counters != shared.Counters {
+		t.Errorf("hash %s, and with a vault %s", own.Hash, shared.Hash)
+	}
+	if shared.Counters.Forged == 0 {
+		t.Error("nobody noticed the garbage")
+	}
+}
+
+// What happens to single viewers happens: the frozen hear nothing and go on, the moved are followed.
+func TestEventsOfViewers(t *testing.T) {
+	base := Options{Seed: 6, Viewers: 12, Ramp: time.Second, Settle: time.Second, Hold: 8 * time.Second, Told: true, Mean: 6, Source: 10}
+	for name, set := range map[string]func(*Options){
+		"moved":   func(o *Options) { o.Movers = 1 },
+		"silent":  func(o *Options) { o.Silence = time.Second },
+		"vanish":  func(o *Options) { o.Vanish = 0.5 },
+		"replace": func(o *Options) { o.Churn, o.Polite = 5, 0.5 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := base
+			set(&o)
+			r := run(t, o, 1)
+			t.Logf("in time %.4f, lost %.2f, network %v, events %v", r.InTime, r.LostMean, r.Network, r.Events)
+			if r.Counters.Blocks == 0 || r.InTime == 0 {
+				t.Error("nobody saw anything")
+			}
+		})
+	}
+}
