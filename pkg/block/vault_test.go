@@ -68,6 +68,9 @@ func TestVaultChangesNothing(t *testing.T) {
 				if e, f := own.Add(i, flags, p), shared.Add(i, flags, p); e != f {
 					t.Fatalf("shard %d: %v, and in the vault %v", i, e, f)
 				}
+				if e, f := own.Confirm(i, flags^1, p), shared.Confirm(i, flags^1, p); e != f {
+					t.Fatalf("shard %d: confirmed %v, and in the vault %v", i, e, f)
+				}
 				if rng.IntN(12) == 0 {
 					want := rng.Uint64()
 					a, e := own.ReconstructSome(want)

@@ -78,7 +78,7 @@ func (x *axis) ticks() (t []float64) {
 		}
 	}
 	for v := math.Ceil(x.from/step-1e-9) * step; v <= x.to+step*1e-6; v += step {
-		t = append(t, math.Round(v/step)*step)
+		t = append(t, math.Round(v/step)*step+0) // +0: no −0
 	}
 	return t
 }
