@@ -1,81 +1,114 @@
 package world
 
 import (
-	"encoding/binary"
-
+	"github.com/sixcast/sixcast/pkg/block"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
 // claim is what liars say their uplink is, as a multiple of the stream.
 const claim = 25
 
-// bend changes what an adversary's engine sends: b is the whole datagram, of
-// which bend may change every byte but not the length. It reports whether
-// anything is sent at all. The engine itself is nobody's accomplice: it has
-// good shards, and an Upload as great as the claim.
-func (n *node) bend(b []byte) bool {
+// Where the control messages of a datagram lie that the null cipher has sealed.
+const (
+	sealedHead = wire.TagSize + 1 + 4
+	finishHead = wire.TagSize + 1 + 32 + 16 // a static key and its authenticator come before them
+	sealedTail = 16
+)
+
+// bend changes what an adversary's engine sends. b is the whole datagram and
+// bend's to change; it returns what is sent in its place, nil for nothing. The
+// engine itself is nobody's accomplice: it has good shards, and an Upload as
+// great as the claim.
+func (n *node) bend(b []byte) []byte {
 	switch sortOf(b) {
 	case shards:
 		switch n.nature {
 		case Polluter, Liar:
-			for i := wire.TagSize + 20; i < len(b); i += 97 {
+			for i := wire.TagSize + block.ShardHeader; i < len(b); i += 97 {
 				b[i] ^= 0x5a
 			}
 		case Mute:
-			return false
+			return nil
 		}
 	case manifests:
-		return n.nature != Mute
+		if n.nature == Mute {
+			return nil
+		}
 	case control:
 		if n.nature == Liar || n.nature == Mute {
-			messages(b, n.lie)
+			return n.rewrite(b)
 		}
 	}
-	return true
+	return b
 }
 
-// messages calls f for each control message of a datagram that is sealed by
-// the null cipher, which hides nothing and signs nothing: f may change the
-// body.
-func messages(b []byte, f func(typ uint8, body []byte)) {
-	const (
-		head   = wire.TagSize + 1
-		sealed = head + 4
-		static = 32 + 16 // a static key and its authenticator, before FINISH's payload
-		tail   = 16
-	)
-	if len(b) <= head || b[0]&0x80 == 0 {
-		return
+// messagesOf is where the control messages of a datagram begin and end; the
+// null cipher hides and signs nothing. Both are 0 where there are none.
+func messagesOf(b []byte) (from, to int) {
+	if len(b) <= wire.TagSize || b[0]&0x80 == 0 {
+		return 0, 0
 	}
 	switch b[wire.TagSize] {
 	case wire.TypeSealed:
-		b = b[min(sealed, len(b)):]
+		from = sealedHead
 	case wire.TypeFinish:
-		b = b[min(head+static, len(b)):]
-	default:
-		return
+		from = finishHead
 	}
-	b = b[:max(0, len(b)-tail)]
-	for {
-		typ, body, rest, ok := wire.Next(b)
-		if !ok {
-			return
-		}
-		f(typ, body)
-		b = rest
+	if to = len(b) - sealedTail; from == 0 || to < from {
+		return 0, 0
 	}
+	return from, to
 }
 
-// lie makes a message say that its sender has a great uplink and is close to
-// the source.
-func (n *node) lie(typ uint8, body []byte) {
-	uplink := uint32(claim * n.w.Rate / 1000)
-	switch {
-	case typ == wire.MsgJoin && len(body) >= 45:
-		binary.BigEndian.PutUint32(body[41:], uplink)
-	case typ == wire.MsgSubscribe && len(body) >= 26:
-		binary.BigEndian.PutUint32(body[10:], uplink)
-	case typ == wire.MsgSubscribed && len(body) >= 10:
-		body[8] = 1 // hop
+// rewrite puts lies in place of the messages of a datagram, which may get
+// longer by it.
+func (n *node) rewrite(b []byte) []byte {
+	from, to := messagesOf(b)
+	if to == 0 {
+		return b
 	}
+	out := append(n.worker.slab(wire.MaxDatagram), b[:from]...)
+	for rest := b[from:to]; ; {
+		typ, body, next, ok := wire.Next(rest)
+		if !ok {
+			break
+		}
+		whole := rest[:len(rest)-len(next)]
+		if rest = next; len(out)+len(whole)+100 < wire.MaxDatagram {
+			out = n.lie(out, typ, body, whole)
+		} else {
+			out = append(out, whole...)
+		}
+	}
+	if len(out)+sealedTail > wire.MaxDatagram {
+		return b // no room for so many lies
+	}
+	return append(out, b[to:]...)
+}
+
+// lie appends a message in place of whole, which says that its sender has a
+// great uplink and is close to the source.
+func (n *node) lie(out []byte, typ uint8, body, whole []byte) []byte {
+	uplink := uint32(claim * n.w.Rate / 1000)
+	switch typ {
+	case wire.MsgJoin:
+		var m wire.Join
+		if m.Decode(body) == nil {
+			m.Serves, m.Uplink = true, uplink
+			return m.Append(out)
+		}
+	case wire.MsgSubscribe:
+		var m wire.Subscribe
+		if m.Decode(body) == nil {
+			m.Uplink = uplink
+			return m.Append(out)
+		}
+	case wire.MsgSubscribed:
+		var m wire.Subscribed
+		if m.Decode(body) == nil {
+			m.Hop = 1
+			return m.Append(out)
+		}
+	}
+	return append(out, whole...)
 }

@@ -1,6 +1,7 @@
 package world
 
 import (
+	"bytes"
 	"math"
 	"testing"
 	"time"
@@ -156,33 +157,25 @@ func TestLiesAreInTheirPlaces(t *testing.T) {
 		return append(b, make([]byte, 16)...)
 	}
 	join := wire.Join{Tag: wire.TagBit, Uplink: 100}
-	sub := wire.Subscribe{Uplink: 100, Mask: 0xfff, Hop: 7}
-	b := seal(sub.Append(join.Append((&wire.Subscribed{Hop: 9}).Append(nil))))
-	if !n.bend(b) {
-		t.Fatal("not sent")
+	sub := wire.Subscribe{Uplink: 100, First: 77}
+	pong := wire.AppendMessage(nil, wire.MsgPong, []byte{1, 2, 3, 4})
+	b := n.bend(seal(sub.Append(join.Append(bytes.Clone(pong)))))
+	from, to := messagesOf(b)
+	if m, ok := bytes.CutPrefix(b[from:to], pong); !ok || m[0] != wire.MsgJoin {
+		t.Fatalf("%x", b)
 	}
-	seen := 0
-	messages(b, func(typ uint8, body []byte) {
-		seen++
-		switch typ {
-		case wire.MsgJoin:
-			if join.Decode(body) != nil || join.Uplink != 50_000 {
-				t.Errorf("JOIN says %d kbit/s", join.Uplink)
-			}
-		case wire.MsgSubscribe:
-			if sub.Decode(body) != nil || sub.Uplink != 50_000 || sub.Mask != 0xfff {
-				t.Errorf("SUBSCRIBE says %+v", sub)
-			}
-		}
-	})
-	if seen != 3 {
-		t.Errorf("%d messages", seen)
+	_, body, rest, _ := wire.Next(b[from+len(pong) : to])
+	if err := join.Decode(body); err != nil || join.Uplink != 50_000 || !join.Serves {
+		t.Errorf("JOIN says %+v, %v", join, err)
+	}
+	if _, body, rest, _ = wire.Next(rest); sub.Decode(body) != nil || sub.Uplink != 50_000 || sub.First != 77 || len(rest) != 0 {
+		t.Errorf("SUBSCRIBE says %+v", sub)
 	}
 	shard := append([]byte{0x80, 0, 0, 0, 0, 0, 0, 1, wire.TypeShard}, make([]byte, 1200)...)
-	if !n.bend(shard) || shard[8+20] == 0 {
+	if b := n.bend(shard); b == nil || b[8+20] == 0 {
 		t.Error("a liar's shard is good")
 	}
-	if n.nature = Mute; n.bend(shard) {
+	if n.nature = Mute; n.bend(shard) != nil {
 		t.Error("a mute sends a shard")
 	}
 }

@@ -317,10 +317,9 @@ func (n *node) Send(to netip.AddrPort, head, body []byte) {
 	switch {
 	case n.nature != Honest:
 		b := append(append(k.slab(len(head)+len(body)), head...), body...)
-		if !n.bend(b) {
+		if e.body = n.bend(b); e.body == nil {
 			return
 		}
-		e.body = b
 	case w.vault != nil && len(head) == wire.TagSize && len(body) > 0 && (body[0] == block.TypeShard || body[0] == block.TypeManifest):
 		// The vault's: see mesh.Config.Vault.
 		e.headLen = wire.TagSize

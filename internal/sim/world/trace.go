@@ -54,13 +54,19 @@ func (t *tracer) datagram(n *node, now Time, way string, other uint32, b []byte)
 	case b[wire.TagSize] == wire.TypeManifest:
 		t.line(now, "%s %d: manifest %d", way, other, be32(b[wire.TagSize+16:]))
 	default:
-		messages(b, func(typ uint8, body []byte) {
+		from, to := messagesOf(b)
+		for rest := b[from:to]; ; {
+			typ, body, next, ok := wire.Next(rest)
+			if !ok {
+				break
+			}
+			rest = next
 			name := messageNames[typ]
 			if name == "" {
 				name = fmt.Sprintf("0x%02x", typ)
 			}
 			t.line(now, "%s %d: %s %s", way, other, name, describe(typ, body))
-		})
+		}
 	}
 }
 
