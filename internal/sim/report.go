@@ -11,7 +11,7 @@ import (
 func table(w io.Writer, o *outcome) {
 	if o == nil {
 		fmt.Fprintln(w, "                     in time %          %≥99  settled  delay ms     start-up s   source ×     beyond the stream %                          cost")
-		fmt.Fprintln(w, "series x      seed   D        1s        %      s        p50   p99    p50   p95    mean  peak   all  shards dup.  manif. contr.  hash              s     MB")
+		fmt.Fprintln(w, "series x      seed   D        1s        %      s        p50   p99    p50   p95    mean  peak   all  shards dup.  manif. contr.  hash              s     MB    kB/node")
 		return
 	}
 	r := o.Result
@@ -21,9 +21,10 @@ func table(w io.Writer, o *outcome) {
 	}
 	memory, _ := r.Cost["memory_peak"].(uint64)
 	took, _ := r.Cost["seconds"].(float64)
-	fmt.Fprintf(w, "%s %-6g %-4d   %-8.3f %-8.3f  %-5.1f  %-7s  %-5.0f %-5.0f  %-5.2f %-5.2f   %-5.2f %-5.2f  %-5.1f %-5.1f %-5.1f %-5.1f %-5.1f  %s  %-5.0f %-5.0f",
+	each, _ := r.Cost["bytes_a_node"].(uint64)
+	fmt.Fprintf(w, "%s %-6g %-4d   %-8.3f %-8.3f  %-5.1f  %-7s  %-5.0f %-5.0f  %-5.2f %-5.2f   %-5.2f %-5.2f  %-5.1f %-5.1f %-5.1f %-5.1f %-5.1f  %s  %-5.0f %-5.0f %-5.0f",
 		o.Series, o.X, r.Options.Seed, r.InTime*100, r.InTime1s*100, r.Served*100, settled, r.DelayP50*1000, r.DelayP99*1000, r.StartUpP50, min(999, r.StartUpP95),
-		r.Source, r.SourcePeak, r.Beyond*100, r.BeyondShards*100, r.BeyondDuplicates*100, r.BeyondManifests*100, r.BeyondControl*100, r.Hash, took, float64(memory)/1e6)
+		r.Source, r.SourcePeak, r.Beyond*100, r.BeyondShards*100, r.BeyondDuplicates*100, r.BeyondManifests*100, r.BeyondControl*100, r.Hash, took, float64(memory)/1e6, float64(each)/1e3)
 	if r.LostMax > 0 {
 		fmt.Fprintf(w, "  lost mean %.2f s, p95 %.2f, most %.2f", r.LostMean, r.LostP95, r.LostMax)
 	}

@@ -31,6 +31,7 @@ type command struct {
 	trace    int
 	dump     string
 	profile  string
+	heap     string
 	quiet    bool
 	series   bool
 	out, err io.Writer
@@ -100,6 +101,7 @@ func parse(args []string, out, errs io.Writer) (*command, error) {
 	f.IntVar(&c.trace, "trace", -1, "tell all that one node sends and gets: 0 is the source, others by their joins")
 	f.StringVar(&c.dump, "dump", "", "at these times, 12s,20s, write what every engine tells of itself")
 	f.StringVar(&c.profile, "cpuprofile", "", "write a CPU profile to this file")
+	f.StringVar(&c.heap, "memprofile", "", "write a profile of the memory at the end of a run to this file")
 	f.BoolVar(&c.series, "series", false, "print a line for every second")
 	f.BoolVar(&c.quiet, "q", false, "no progress on stderr")
 	if err := f.Parse(args); err != nil {
@@ -173,6 +175,9 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	c, err := parse(args, out, errs)
 	if err != nil {
 		return err
+	}
+	if c.heap != "" {
+		runtime.MemProfileRate = 64 << 10
 	}
 	if c.profile != "" {
 		f, err := os.Create(c.profile)
@@ -270,10 +275,25 @@ func (c *command) once(ctx context.Context, o world.Options) (*world.Result, err
 		fmt.Fprint(c.err, "\r\x1b[K")
 	}
 	took := time.Since(begin).Seconds()
+	// What is left when all garbage is gone is the nodes.
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
 	r.Cost = map[string]any{
 		"seconds": took, "seconds_a_minute": took * 60 / r.Until, "threads": c.threads,
-		"datagrams_a_second": float64(r.Network["datagrams"]) / took, "memory_peak": peak,
+		"datagrams_a_second": float64(r.Network["datagrams"]) / took, "memory_peak": peak, "bytes_a_node": m.HeapAlloc / uint64(r.Peers),
 	}
+	if c.heap != "" {
+		f, err := os.Create(c.heap)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		if err := pprof.WriteHeapProfile(f); err != nil {
+			return nil, err
+		}
+	}
+	runtime.KeepAlive(w)
 	return r, ctx.Err()
 }
 

@@ -260,7 +260,9 @@ func (n *node) run(end Time) {
 		n.schedule()
 	}
 	if n.state != gone {
+		old := len(n.inbox)
 		n.inbox = append(n.inbox[:0], in[next:]...)
+		clear(n.inbox[len(n.inbox):max(old, len(n.inbox))]) // what was there holds slabs
 	}
 	clear(in)
 	k.inbox = in[:0]

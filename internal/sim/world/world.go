@@ -219,7 +219,7 @@ func (k *worker) post(e *event) {
 	*slot = append(*slot, *e)
 }
 
-const slabSize = 256 << 10
+const slabSize = 64 << 10
 
 // slab is memory for a datagram that nobody else keeps.
 func (k *worker) slab(n int) []byte {
