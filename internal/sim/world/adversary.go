@@ -1,6 +1,8 @@
 package world
 
 import (
+	"time"
+
 	"github.com/sixcast/sixcast/pkg/block"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
@@ -103,12 +105,41 @@ func (n *node) lie(out []byte, typ uint8, body, whole []byte) []byte {
 			m.Uplink = uplink
 			return m.Append(out)
 		}
+	case wire.MsgJoined:
+		var m wire.Joined
+		if m.Decode(body) == nil {
+			boast(&m.Holdings)
+			return m.Append(out)
+		}
+	case wire.MsgState:
+		var m wire.State
+		if m.Decode(body) == nil {
+			boast(&m.Holdings)
+			return m.Append(out)
+		}
 	case wire.MsgSubscribed:
 		var m wire.Subscribed
 		if m.Decode(body) == nil {
-			m.Hop = 1
+			for i := range m.Hop {
+				m.Hop[i] = 1
+			}
+			return m.Append(out)
+		}
+	case wire.MsgVerdict:
+		var m wire.Verdict
+		if m.Decode(body) == nil {
+			m.Passes = false // slander
 			return m.Append(out)
 		}
 	}
 	return append(out, whole...)
+}
+
+// boast makes everything live, near and free.
+func boast(h *wire.Holdings) {
+	h.Live, h.Slots = wire.AllFeeds, 255
+	for i := range h.Hop {
+		h.Hop[i] = 1
+		h.Lag[i] = uint8(50 * time.Millisecond / wire.LagUnit)
+	}
 }
