@@ -42,9 +42,10 @@ type Channel struct {
 	book        []contact        // peers that are known and not neighbours
 	redirects   allowance        // dials because of what others say
 	reassign    bool             // a feed has no parent
+	changed     bool             // some neighbour is to be asked for something else
+	debtors     []*pusher        // children that are owed something
 	liveChanged bool             // a feed has come to life, or died
 	saidLive    wire.FeedMask    // what the last STATE to all said
-	saidAt      Time
 	switchAt    Time
 	mingleAt    Time
 	seekAt      Time
@@ -360,8 +361,9 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 	n.stats.ShardsIn++
 	if !pushed && from != nil {
 		n.stats.Repaired++
-	} else {
-		s.pushed |= bit
+	}
+	if pushed || from == c.feeds[stripe].from {
+		s.pushed |= bit // it would have been pushed, too
 	}
 	s.last = n.now
 	if pushed {

@@ -464,7 +464,7 @@ func (c *Channel) sample(s *slot) {
 	live := c.live()
 	for i := range block.Stripes {
 		f := &c.feeds[i]
-		if !f.expected(s.number) || !live.Has(i) || s.first < f.since {
+		if !f.expected(s.number) || !live.Has(i) || s.first < f.since || s.number < f.joint+recent {
 			continue
 		}
 		mask := shards(1<<i, m)
@@ -512,21 +512,33 @@ func (c *Channel) setMargin() {
 // settleFeeds is the end of every call: feeds without a parent get one, what
 // was assigned is asked for, and a change of what we hold is told.
 func (c *Channel) settleFeeds() {
-	n := c.node
 	if c.reassign {
 		c.reassign = false
 		c.assign()
 	}
 	c.resubscribe()
-	if c.liveChanged && n.now-c.saidAt >= 40*time.Millisecond {
+	if c.liveChanged {
 		c.liveChanged = false
-		if live := c.live(); live != c.saidLive {
-			c.saidLive, c.saidAt = live, n.now
-			for _, nb := range c.neighbours {
-				if nb.joined && nb.peer.link.Established() {
-					nb.sayState()
-				}
-			}
+		c.sayChange()
+	}
+}
+
+// sayChange tells those whom it concerns that feeds have come to life or died:
+// who lacks the one, and who depends on the other.
+func (c *Channel) sayChange() {
+	n := c.node
+	live := c.live()
+	born, died := live&^c.saidLive, c.saidLive&^live
+	if born|died == 0 {
+		return
+	}
+	c.saidLive = live
+	for _, nb := range c.neighbours {
+		if !nb.joined || !nb.peer.link.Established() || n.now-nb.saidState < stateAgain {
+			continue
+		}
+		if born&^nb.held.Live&^nb.push.mask != 0 || died&nb.push.mask != 0 {
+			nb.sayState()
 		}
 	}
 }
@@ -543,7 +555,7 @@ func (c *Channel) housekeep() {
 	n := c.node
 	for k := max(c.oldest, c.next-min(c.next, 16)); k < c.next; k++ {
 		// Late enough for what others had to make anew.
-		if s := c.slot(k); s != nil && !s.sampled && (beyond(c.next, k, 4) || n.now-s.last > 500*time.Millisecond) {
+		if s := c.slot(k); s != nil && !s.sampled && (beyond(c.next, k, 8) || n.now-s.first > time.Second) {
 			c.sample(s)
 		}
 	}
@@ -598,7 +610,7 @@ func (c *Channel) housekeep() {
 		if n.now-nb.saidState >= every || nb.push.mask != 0 && nb.push.pending == 0 && n.now-max(nb.push.last, nb.saidState) >= stateIdle {
 			nb.sayState()
 		}
-		if nb.rxDatagrams != nb.reported && n.now-nb.saidReport >= reportEvery {
+		if nb.rxDatagrams != nb.reported && n.now-nb.saidReport >= reportEvery && (nb.saidState == n.now || n.now-nb.saidReport >= 2*reportEvery) {
 			nb.saidReport, nb.reported = n.now, nb.rxDatagrams
 			nb.peer.tell((&wire.Report{
 				Channel: c.tag, Datagrams: uint32(nb.rxDatagrams), Kilobytes: uint32(nb.rxBytes / 1000),
