@@ -310,6 +310,9 @@ func (n *Net) Host(name string) *Host {
 	return nil
 }
 
+// Load returns the processor time that the emulator took so far, and how late it delivered.
+func (n *Net) Load() (cpu time.Duration, late netem.Lateness) { return n.sw.Load() }
+
 // Hosts returns all hosts in order.
 func (n *Net) Hosts() []*Host { return n.hosts }
 
@@ -349,6 +352,15 @@ func (h *Host) Traffic() netem.Traffic { return h.port.Traffic() }
 
 // Stats returns what the host's links did since it was made.
 func (h *Host) Stats() (up, down netem.Stats) { return h.port.Stats() }
+
+// Backlog is how long what the host sends now would stand in the queue of its uplink.
+func (h *Host) Backlog() time.Duration { return h.port.Backlog() }
+
+// Rewrite lets f change or swallow what the host sends; see [netem.Port.Rewrite].
+func (h *Host) Rewrite(f func(ip []byte) bool) { h.port.Rewrite(f) }
+
+// Watch shows f what the host sends and gets; see [netem.Port.Watch].
+func (h *Host) Watch(f func(ip []byte, sent bool)) { h.port.Watch(f) }
 
 // Do calls f on a thread that is in the host's network namespace: a socket that f opens stays the host's wherever it
 // is used later. f must not start goroutines that open sockets.
