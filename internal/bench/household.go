@@ -64,7 +64,7 @@ func (b *bench) household(upload string, iperf bool) error {
 			return err
 		}
 		queue := sampleBacklog(peer)
-		w, err := b.span(s, householdSpan, nil)
+		w, err := b.measure(s, householdSpan, nil)
 		waits := queue.stop()
 		if err != nil {
 			return err
@@ -91,7 +91,7 @@ func (b *bench) household(upload string, iperf bool) error {
 		queue = sampleBacklog(peer)
 		var tcp float64
 		var tcpErr error
-		w, err = b.span(s, householdSpan+3*time.Second, func(ctx context.Context) error {
+		w, err = b.measure(s, householdSpan+3*time.Second, func(ctx context.Context) error {
 			tcp, tcpErr = flow(b.ctx, peer.Host.Command(b.ctx, "iperf3", "-6", "-c", server.Addr().String(), "-t", fmt.Sprint(int(householdSpan/time.Second)), "-O", "2", "-J"))
 			return nil
 		})

@@ -2,7 +2,7 @@
 
 // Command bench measures what docs/benchmarks.md says, and what people use today beside it in the same run.
 //
-//	go run ./internal/bench                 everything, in less than 20 minutes
+//	go run ./internal/bench                 everything, in about 35 minutes
 //	go run ./internal/bench fanout loss     some sections
 //	go run ./internal/bench mesh            the sections whose names begin with mesh
 //	go run ./internal/bench -list           what there is
@@ -70,6 +70,8 @@ type bench struct {
 	seed         uint64  // of the mesh
 	meanUplink   float64 // uplink of its viewers and its source, in multiples of the stream
 	sourceUplink float64
+	span         time.Duration
+	each         bool
 	logs         string // folder for what the mesh's programs said; empty: thrown away
 }
 
@@ -89,6 +91,8 @@ func main() {
 	flag.Uint64Var(&b.seed, "seed", 1, "of the mesh sections")
 	flag.Float64Var(&b.meanUplink, "mean", 2, "mean uplink of the mesh's viewers, in multiples of the stream")
 	flag.Float64Var(&b.sourceUplink, "source", 2, "uplink of the mesh's source, in multiples of the stream")
+	flag.DurationVar(&b.span, "span", time.Minute, "how long the mesh sections measure a steady state")
+	flag.BoolVar(&b.each, "each", false, "tell what each viewer of the mesh sections did")
 	flag.StringVar(&b.logs, "logs", "", "`DIR` for what the programs of the mesh sections said")
 	flag.Parse()
 	if *list {

@@ -35,6 +35,7 @@ type Load struct {
 	Emulator float64 // cores
 	Harness  float64 // cores
 	Peers    float64 // cores, of all viewers and the source
+	Others   float64 // cores, of whatever else ran, the kernel's own work among it
 	Late     netem.Lateness
 	// Wake is how late a thread that sleeps is woken, p99: what each program here has to live with.
 	Wake time.Duration
@@ -45,8 +46,8 @@ func (l Load) String() string {
 	if l.Late.Frames > 0 {
 		late = float64(l.Late.Above) / float64(l.Late.Frames)
 	}
-	return fmt.Sprintf("machine idle %.0f %%; cores: peers %.2f, emulator %.2f, harness %.2f; emulator late by > %v: %.3f %% of frames; threads woken late by p99 %.1f ms",
-		100*l.Idle, l.Peers, l.Emulator, l.Harness, netem.LateAbove, 100*late, 1e3*l.Wake.Seconds())
+	return fmt.Sprintf("machine idle %.0f %%; cores: peers %.2f, emulator %.2f, harness %.2f, others %.2f; emulator late by > %v: %.3f %% of frames; threads woken late by p99 %.1f ms",
+		100*l.Idle, l.Peers, l.Emulator, l.Harness, l.Others, netem.LateAbove, 100*late, 1e3*l.Wake.Seconds())
 }
 
 func cpuOf(pid int) time.Duration {
@@ -113,6 +114,7 @@ func between(a, b clock) (l Load) {
 	for p, t := range b.processors {
 		l.Peers += max(0, t-a.processors[p]).Seconds() / wall
 	}
+	l.Others = (b.all-a.all-(b.idle-a.idle)).Seconds()/wall - l.Emulator - l.Harness - l.Peers
 	l.Late = b.late.Minus(a.late)
 	return l
 }

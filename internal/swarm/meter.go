@@ -154,12 +154,13 @@ const (
 	Silence
 )
 
-// rewrite is what the emulator does with what such a host sends.
-func (h Hostility) rewrite() func(ip []byte) bool {
+// rewrite is what the emulator does with what such a host sends; hit is called for each datagram that it is done to.
+func (h Hostility) rewrite(hit func()) func(ip []byte) bool {
 	switch h {
 	case Garbage:
 		return func(ip []byte) bool {
 			if bare := tagged(datagram(ip)); len(bare) > block.ShardHeader && bare[0] == wire.TypeShard {
+				hit()
 				for i := block.ShardHeader; i < len(bare); i += 97 {
 					bare[i] ^= 0x55
 				}
@@ -169,7 +170,11 @@ func (h Hostility) rewrite() func(ip []byte) bool {
 	case Silence:
 		return func(ip []byte) bool {
 			bare := tagged(datagram(ip))
-			return len(bare) == 0 || bare[0] != wire.TypeShard && bare[0] != wire.TypeManifest
+			if len(bare) > 0 && (bare[0] == wire.TypeShard || bare[0] == wire.TypeManifest) {
+				hit()
+				return false
+			}
+			return true
 		}
 	default:
 		return nil

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -152,7 +153,11 @@ type Viewer struct {
 	Gone      time.Duration // when it was killed; 0: it lives
 	judge     *judge
 	seat      *seat
+	hits      atomic.Uint64 // datagrams that its hostility was done to
 }
+
+// Hits is how many datagrams of a hostile viewer were damaged or vanished.
+func (v *Viewer) Hits() uint64 { return v.hits.Load() }
 
 // Open makes the hosts and puts the source on air. Nobody watches yet.
 func Open(c Config) (s *Swarm, err error) {
@@ -354,7 +359,7 @@ func (s *Swarm) known() (some []netip.AddrPort) {
 func (s *Swarm) join(seat *seat, known []netip.AddrPort, h Hostility, args ...string) (*Viewer, error) {
 	v := &Viewer{Number: len(s.Viewers) + 1, Hostility: h, judge: newJudge(s.tape), seat: seat,
 		Peer: Peer{Host: seat.host, Uplink: seat.uplink, meter: seat.meter, Addr: netip.AddrPortFrom(seat.host.Addr(), uint16(peerPort+seat.used))}}
-	seat.host.Rewrite(h.rewrite())
+	seat.host.Rewrite(h.rewrite(func() { v.hits.Add(1) }))
 	argv := []string{s.URI, "--output", "-", "--listen", v.Addr.String()}
 	if s.Config.Latency > 0 {
 		argv = append(argv, "--latency", s.Config.Latency.String())

@@ -3,6 +3,7 @@
 package swarm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -359,4 +360,31 @@ func Startups(viewers []*Viewer) (took []time.Duration, none int) {
 	}
 	slices.Sort(took)
 	return took, none
+}
+
+// Each describes what every viewer did that was there for the whole window, a line each, those with the greatest uplink first:
+// for whoever looks for a reason.
+func (w *Window) Each() (lines []string) {
+	stream, wall := w.stream(), w.ended.at.Sub(w.begun.at).Seconds()
+	viewers := slices.Clone(w.s.Viewers)
+	slices.SortStableFunc(viewers, func(a, b *Viewer) int { return cmp.Compare(b.Uplink, a.Uplink) })
+	for _, v := range viewers {
+		before, ok := w.before[&v.Peer]
+		after, still := w.after[&v.Peer]
+		if !ok || !still {
+			continue
+		}
+		r := w.InTimeOf(func(x *Viewer) bool { return x == v })
+		sent, got := after.sent.Minus(before.sent), after.received.Minus(before.received)
+		what := ""
+		if v.Hostility != Honest {
+			what = fmt.Sprintf(" HOSTILE (%d datagrams)", v.Hits())
+		}
+		st, was := after.stats.Net, before.stats.Net
+		lines = append(lines, fmt.Sprintf("%-4s uplink %5.2f sends %5.2f (control %.3f) gets %.3f missed %d/%d queue full %d | links %d children %d repaired %d requests %d rebuilt %d forged %d loss %.3f | cpu %.2f %%%s",
+			v.Host.Name(), v.Uplink, float64(sent.All().Bytes)/stream, float64(sent.Control.Bytes)/stream, float64(got.All().Bytes)/stream, r.Missed, r.Blocks,
+			after.up.Overflowed-before.up.Overflowed, st.Links, st.Children, st.Repaired-was.Repaired, st.Requests-was.Requests, st.Rebuilt-was.Rebuilt, st.Forged-was.Forged, st.Loss,
+			100*(w.ended.processors[&v.Peer]-w.begun.processors[&v.Peer]).Seconds()/wall, what))
+	}
+	return lines
 }
