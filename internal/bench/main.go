@@ -72,6 +72,7 @@ type bench struct {
 	sourceUplink float64
 	span         time.Duration
 	each         bool
+	told         bool
 	logs         string // folder for what the mesh's programs said; empty: thrown away
 }
 
@@ -92,6 +93,7 @@ func main() {
 	flag.Float64Var(&b.meanUplink, "mean", 2, "mean uplink of the mesh's viewers, in multiples of the stream")
 	flag.Float64Var(&b.sourceUplink, "source", 2, "uplink of the mesh's source, in multiples of the stream")
 	flag.DurationVar(&b.span, "span", time.Minute, "how long the mesh sections measure a steady state")
+	flag.BoolVar(&b.told, "told", false, "tell everybody in the mesh sections its uplink (--upload) instead of having it learnt")
 	flag.BoolVar(&b.each, "each", false, "tell what each viewer of the mesh sections did")
 	flag.StringVar(&b.logs, "logs", "", "`DIR` for what the programs of the mesh sections said")
 	flag.Parse()

@@ -33,7 +33,7 @@ func (b *bench) mesh(name string, c swarm.Config, f func(*swarm.Swarm) error) (e
 	if c.Viewers == 0 {
 		c.Viewers = b.viewers
 	}
-	c.Seed, c.Mean = b.seed, b.meanUplink
+	c.Seed, c.Mean, c.Told = b.seed, b.meanUplink, b.told
 	if c.Source == 0 {
 		c.Source = b.sourceUplink
 	}

@@ -45,6 +45,9 @@ type Config struct {
 	Loss      float64
 	BurstTime time.Duration
 
+	// Told has everybody told its uplink with --upload, less a twentieth. By default they learn it.
+	Told bool
+
 	Latency time.Duration // of watch; 0: its default
 	Known   [2]int        // how many live peers a viewer is told of, least and most; 0: 3 to 8
 	Relay   []string      // further arguments of the source's relay
@@ -217,7 +220,8 @@ func (s *Swarm) air() error {
 	if err != nil {
 		return err
 	}
-	args := append([]string{"--listen", s.Source.Addr.String()}, s.Config.Relay...)
+	args := []string{"--listen", s.Source.Addr.String()}
+	args = append(append(args, s.told(s.Config.Source)...), s.Config.Relay...)
 	if err := s.start(s.Source, "relay", toRelay, nil, args...); err != nil {
 		return err
 	}
@@ -343,6 +347,14 @@ func (s *Swarm) JoinAt(i int, known []netip.AddrPort, h Hostility, args ...strin
 	return s.join(s.seats[i], known, h, args...)
 }
 
+// told are arguments for a peer of an uplink.
+func (s *Swarm) told(uplink float64) []string {
+	if !s.Config.Told {
+		return nil
+	}
+	return []string{"--upload", strconv.Itoa(int(0.95 * uplink * float64(s.Config.Rate)))}
+}
+
 // known are some random live peers.
 func (s *Swarm) known() (some []netip.AddrPort) {
 	all := []netip.AddrPort{s.Source.Addr}
@@ -366,6 +378,9 @@ func (s *Swarm) join(seat *seat, known []netip.AddrPort, h Hostility, args ...st
 	}
 	for _, a := range known {
 		argv = append(argv, "--peer", a.String())
+	}
+	if h == Honest {
+		argv = append(argv, s.told(seat.uplink)...)
 	}
 	argv = append(append(argv, s.Config.Watch...), args...)
 	r, w, err := os.Pipe()

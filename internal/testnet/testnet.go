@@ -40,6 +40,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sixcast/sixcast/internal/ci"
 	"github.com/sixcast/sixcast/internal/netem"
 )
 
@@ -108,7 +109,7 @@ func Main(m *testing.M) {
 	}
 	code, err := Inside(m.Run)
 	if err != nil {
-		if os.Getenv("CI") == "true" {
+		if ci.On() {
 			fmt.Fprintf(os.Stderr, "testnet: %v\nFAIL: CI=true, and tests that need hosts are not skipped in CI\n", err)
 			os.Exit(1)
 		}
@@ -322,15 +323,8 @@ func (h *Host) Name() string { return h.name }
 // Addr returns the host's address.
 func (h *Host) Addr() netip.Addr { return h.addr.Addr() }
 
-// Prefix returns the host's address with its prefix length.
-func (h *Host) Prefix() netip.Prefix { return h.addr }
-
 // LinkLocal returns the host's link-local address, with its zone.
 func (h *Host) LinkLocal() netip.Addr { return h.link.WithZone(Interface) }
-
-// Namespace returns the path of the host's network namespace, as nsenter --net= and ip -netns take it, for processes
-// started from this one.
-func (h *Host) Namespace() string { return h.ns.path }
 
 // Up returns the parameters of the direction from the host.
 func (h *Host) Up() netem.Params { return h.port.Up() }

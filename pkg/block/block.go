@@ -1,6 +1,7 @@
 package block
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"math/bits"
 	"slices"
@@ -62,10 +63,25 @@ func (b *Block) Add(index int, flags byte, payload []byte) error {
 		return ErrHash
 	}
 	d := b.slot(index)
-	putShardHeader(d, b.man.Name, b.man.Tag, index, flags&shardRegenerated)
+	putShardHeader(d, b.man.Name, b.man.Tag, index, flags&Regenerated)
 	copy(d[ShardHeader:], payload)
 	b.have |= 1 << index
 	return nil
+}
+
+// Confirm compares a shard that came with the one that is held, and reports
+// whether they are the same. One that was made from others is from then on as
+// if it had come by itself, if flags say that this one has.
+func (b *Block) Confirm(index int, flags byte, payload []byte) bool {
+	if b.forged || index < 0 || b.have>>index&1 == 0 {
+		return false
+	}
+	d := b.slot(index)
+	if !bytes.Equal(d[ShardHeader:], payload) {
+		return false
+	}
+	d[3] &= flags | ^byte(Regenerated)
+	return true
 }
 
 func (b *Block) matches(index int, payload []byte) bool {
@@ -164,7 +180,7 @@ func (b *Block) accept(mask uint64, index int, payload []byte) {
 		return
 	}
 	d := b.slot(index)
-	putShardHeader(d, b.man.Name, b.man.Tag, index, shardRegenerated)
+	putShardHeader(d, b.man.Name, b.man.Tag, index, Regenerated)
 	copy(d[ShardHeader:], payload)
 	b.have |= 1 << index
 }

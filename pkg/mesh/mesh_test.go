@@ -220,7 +220,7 @@ func TestMulticastFallsBackToUnicast(t *testing.T) {
 	w.at(15*time.Second, func() { v.group = true })
 	w.run(25 * time.Second)
 	s.whole(t, v, 0)
-	if v.ch.parent != nil {
+	if v.ch.taken() != 0 {
 		t.Error("still on unicast though the group is back")
 	}
 }

@@ -76,6 +76,9 @@ type Config struct {
 	// how much at most (default 32 MiB).
 	Keep      time.Duration
 	KeepBytes int
+	// NoExchange keeps the node to the peers that it was told to dial, and to
+	// those that dial it: it names nobody and goes nowhere by others' word.
+	NoExchange bool
 	// Link tunes the links.
 	Link link.Config
 	// Logger gets debug lines about links, never one a datagram.
@@ -122,19 +125,20 @@ type Event struct {
 
 // Node is one peer.
 type Node struct {
-	cfg      Config
-	out      Output
-	links    *link.Table
-	peers    map[*link.Link]*peer
-	order    []*peer // in the order they came: iteration must not depend on a map
-	channels []*Channel
-	random   *mrand.Rand
-	bucket   bucket // upload cap
-	rotate   int
-	now      Time
-	pumpAt   Time
-	houseAt  Time
-	stats    Counters
+	cfg       Config
+	out       Output
+	links     *link.Table
+	peers     map[*link.Link]*peer
+	order     []*peer // in the order they came: iteration must not depend on a map
+	channels  []*Channel
+	random    *mrand.Rand
+	bucket    bucket // upload cap
+	heldSince Time   // when it last held nothing up
+	rotate    int
+	now       Time
+	pumpAt    Time
+	houseAt   Time
+	stats     Counters
 }
 
 // peer is a link and the channels joined inside it.
@@ -175,11 +179,14 @@ type Counters struct {
 	QueueDropped    uint64 `json:"queue_dropped"`   // shards not sent to a child that was too far behind
 	GroupRepairs    uint64 `json:"group_repairs"`   // shards sent again to the group
 	ManifestsForked uint64 `json:"manifests_forked"`
+	Evictions       uint64 `json:"evictions"` // feeds taken from a child for another
+	Sheds           uint64 `json:"sheds"`     // times that we gave up for a while for lack of room
 }
 
 const (
 	houseEvery    = 50 * time.Millisecond
 	stateEvery    = 500 * time.Millisecond
+	stateApart    = time.Second // to who neither gives nor takes
 	stateIdle     = 250 * time.Millisecond
 	reportEvery   = 200 * time.Millisecond
 	beaconEvery   = 250 * time.Millisecond
@@ -259,8 +266,7 @@ func (n *Node) channel(tag uint32) *Channel {
 	return nil
 }
 
-// Dial connects to a peer for a channel and keeps trying. The first that
-// answers becomes the parent; the others stand by.
+// Dial connects to a peer for a channel and keeps trying.
 func (n *Node) Dial(now Time, c *Channel, to netip.AddrPort) {
 	n.now = now
 	n.dial(c, to)
@@ -356,6 +362,9 @@ func (n *Node) Deadline() Time {
 	d := min(n.links.NextDeadline(), n.houseAt, n.pumpAt)
 	for _, c := range n.channels {
 		d = min(d, c.repairAt, c.groupDue)
+		if c.missed.at != 0 {
+			d = min(d, c.missed.at)
+		}
 	}
 	return d
 }
@@ -376,9 +385,11 @@ func (n *Node) Close(now Time) {
 func (n *Node) finish() {
 	for _, c := range n.channels {
 		c.spread()
+		c.settleFeeds()
 		if n.now >= c.repairAt {
 			c.repair()
 		}
+		c.askMissed()
 		if n.now >= c.groupDue {
 			c.settleGroupRepairs()
 		}
@@ -471,7 +482,9 @@ func (s *linkSide) Closed(l *link.Link, reason wire.ByeReason, text string) {
 		// A peer that was asked for is tried again for ever, the one of a
 		// beacon as long as no beacon names another.
 		for _, nb := range p.joined {
-			nb.ch.redialAt(n.now+redialAfter(reason), p)
+			if !nb.lead {
+				nb.ch.redialAt(n.now+redialAfter(reason), p)
+			}
 		}
 	}
 }
@@ -509,7 +522,7 @@ func (n *Node) forget(p *peer) {
 // the source has signed two manifests for one name and it holds the other.
 func (n *Node) wrong(nb *neighbour, number block.Number, what string) {
 	n.stats.Forged++
-	if nb == nil || nb.forkedRun != 0 && nb.forkedRun == nb.ch.run {
+	if nb == nil || number != wire.NoNumber && nb.mayBeForked(block.Name{Run: nb.ch.run, Number: number}) {
 		return
 	}
 	if n.now-nb.wrongAt > wrongMemory {
@@ -534,7 +547,7 @@ func (n *Node) misbehaved(nb *neighbour, what string) {
 	n.links.Ban(n.now, p.link)
 	n.links.Close(n.now, p.link, wire.ByeMisbehaviour, what)
 	n.forget(p)
-	if p.addr.IsValid() {
+	if p.addr.IsValid() && !nb.lead {
 		nb.ch.redialAt(n.now+redialAfter(wire.ByeMisbehaviour), p)
 	}
 }
@@ -557,19 +570,4 @@ func (n *Node) Stats() Stats {
 		}
 	}
 	return s
-}
-
-// Drained reports whether every child has been sent all that it is owed.
-func (n *Node) Drained() bool {
-	for _, c := range n.channels {
-		for _, nb := range c.neighbours {
-			if nb.push.pending > 0 {
-				return false
-			}
-		}
-		if c.group.sending && c.group.push.pending > 0 {
-			return false
-		}
-	}
-	return true
 }
