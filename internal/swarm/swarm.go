@@ -179,7 +179,7 @@ func Open(c Config) (s *Swarm, err error) {
 	for i, u := range c.Uplinks {
 		hosts = append(hosts, testnet.HostConfig{Name: "v" + strconv.Itoa(i+1), Address: address(i + 1), Up: c.uplink(u), Down: down})
 	}
-	if s.Net, err = testnet.Open(testnet.Config{Seed: c.Seed, Hosts: hosts}); err != nil {
+	if s.Net, err = testnet.Open(testnet.Config{Seed: c.Seed, Hosts: hosts, Acquainted: true}); err != nil {
 		return s, err
 	}
 	for i, h := range s.Net.Hosts()[1:] {

@@ -531,3 +531,30 @@ func TestRewriteAndWatch(t *testing.T) {
 		t.Errorf("the emulator took %v for %d frames", cpu, late.Frames)
 	}
 }
+
+// Hosts that are acquainted do not ask for each other, so the kernel's table of those it asked for cannot overflow.
+func TestAcquainted(t *testing.T) {
+	n := New(t, Config{Seed: 1, Hosts: Hosts(3, netem.Params{}, netem.Params{}), Acquainted: true})
+	to := listen(t, n.Host("h3"), netip.AddrPortFrom(n.Host("h3").Addr(), port))
+	asked := atomic.Int32{}
+	for _, h := range n.Hosts() {
+		h.Watch(func(ip []byte, sent bool) {
+			if sent && ip[6] == 58 && ip[40] == 135 { // a neighbour solicitation
+				asked.Add(1)
+			}
+		})
+	}
+	for _, name := range []string{"h1", "h2"} {
+		from := listen(t, n.Host(name), netip.AddrPortFrom(n.Host(name).Addr(), 0))
+		if _, err := from.WriteToUDPAddrPort([]byte{1}, netip.AddrPortFrom(n.Host("h3").Addr(), port)); err != nil {
+			t.Fatal(err)
+		}
+		to.SetReadDeadline(time.Now().Add(2 * time.Second))
+		if _, err := to.Read(make([]byte, 4)); err != nil {
+			t.Errorf("from %s: %v", name, err)
+		}
+	}
+	if asked.Load() > 0 {
+		t.Errorf("%d solicitations", asked.Load())
+	}
+}
