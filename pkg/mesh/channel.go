@@ -37,6 +37,7 @@ type Channel struct {
 	feeds       [wire.Feeds]feed // where each comes from
 	cands       []*neighbour     // while parents are chosen
 	children    wire.FeedMask    // feeds that somebody takes from us
+	askedFor    [wire.Feeds]Time // when somebody last wanted it of us
 	lastHop     [wire.Feeds]int  // our last known distance on each feed
 	told        *neighbour       // of whom EventParent was said
 	book        []contact        // peers that are known and not neighbours

@@ -14,7 +14,7 @@ const (
 	reorderSlack = 10 * time.Millisecond
 	// quiet is how much later than usual a feed may bring a block before it
 	// is asked about, where nothing later has come.
-	quiet = 40 * time.Millisecond
+	quiet = 80 * time.Millisecond
 	// backlogQuiet is how long a backlog may stand still.
 	backlogQuiet = 300 * time.Millisecond
 	// maxWait bounds how far requests for one block grow apart.
