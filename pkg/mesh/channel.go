@@ -393,7 +393,7 @@ func (c *Channel) decode(s *slot) {
 	// come by itself is passed on when it comes, or when it is overdue.
 	s.decoded = true
 	pending, next := c.pending(s)
-	coming := shards(pending, s.b.Manifest()) &^ s.b.Have()
+	coming := c.coming(pending, s.b.Manifest()) &^ s.b.Have()
 	want := s.b.Manifest().DataMask()
 	if !c.source { // to which the rest comes by the pipe
 		want |= c.childrenWant(s.b) &^ coming

@@ -109,6 +109,18 @@ func (c *Channel) pending(s *slot) (m wire.FeedMask, next Time) {
 	return m, next
 }
 
+// coming is the set of shards that feeds bring of a block: of the one that is
+// spare perhaps the first row only.
+func (c *Channel) coming(feeds wire.FeedMask, m *block.Manifest) uint64 {
+	w := shards(feeds, m)
+	if c.half && m.Rows > 1 {
+		if top := highest(c.taken()); top >= 0 && feeds.Has(top) && c.feeds[top].from.askedHalf {
+			w &^= block.StripeMask(1<<top) &^ (1<<block.Stripes - 1)
+		}
+	}
+	return w
+}
+
 // due is when to look at a block that cannot be decoded: now, if what may
 // still come will not do.
 func (c *Channel) due(s *slot) Time {
@@ -123,7 +135,7 @@ func (c *Channel) due(s *slot) Time {
 		return next
 	}
 	f := s.b.Manifest()
-	if bits.OnesCount64(s.b.Have()|shards(m, f)) >= f.DataShards() {
+	if bits.OnesCount64(s.b.Have()|c.coming(m, f)) >= f.DataShards() {
 		return next
 	}
 	return s.askAt
@@ -174,7 +186,7 @@ func (c *Channel) regenerate() {
 			continue
 		}
 		m, next := c.pending(s)
-		still := shards(m, s.b.Manifest())
+		still := c.coming(m, s.b.Manifest())
 		if over := s.held &^ still; over != 0 {
 			s.held &= still
 			c.offer(s, over)
@@ -218,9 +230,9 @@ func (c *Channel) ask(s *slot) bool {
 		need = block.MaxShards
 	} else {
 		f := s.b.Manifest()
-		missing = f.AllMask() &^ s.b.Have() &^ shards(pending, f)
+		missing = f.AllMask() &^ s.b.Have() &^ c.coming(pending, f)
 		data = missing & f.DataMask()
-		need = s.b.Missing() - bits.OnesCount64(shards(pending, f)&^s.b.Have())
+		need = s.b.Missing() - bits.OnesCount64(c.coming(pending, f)&^s.b.Have())
 		need += (need + 7) / 8
 	}
 	servers := c.servers3(s)
@@ -467,10 +479,7 @@ func (c *Channel) sample(s *slot) {
 		if !f.expected(s.number) || !live.Has(i) || s.first < f.since || s.number < f.joint+recent {
 			continue
 		}
-		mask := shards(1<<i, m)
-		if f.from.askedHalf && highest(f.from.asked) == i {
-			mask &= 1<<block.Stripes - 1
-		}
+		mask := c.coming(1<<i, m)
 		e, g := bits.OnesCount64(mask), bits.OnesCount64(s.pushed&mask)
 		expected += e
 		got += g
@@ -506,7 +515,7 @@ func (c *Channel) setMargin() {
 	}
 	c.wanted = min(block.Stripes, c.data()+spare)
 	c.second = c.loss > 0.005
-	c.half = false
+	c.half = c.loss < 0.003
 }
 
 // settleFeeds is the end of every call: feeds without a parent get one, what
