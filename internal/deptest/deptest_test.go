@@ -28,8 +28,9 @@ var below = map[string][]string{
 	"block":   {"channel", "ts"},
 	"wire":    {"block", "channel"},
 	"link":    {"wire", "channel"},
-	"mesh":    {"link", "wire", "block", "channel"},
-	"node":    {"mesh", "link", "wire", "udp", "block", "channel"},
+	"pace":    {"wire", "block"},
+	"mesh":    {"link", "pace", "wire", "block", "channel"},
+	"node":    {"mesh", "pace", "link", "wire", "udp", "block", "channel"},
 	"input":   {"udp", "ts"},
 	"source":  {"block", "channel"},
 	"play":    {"node", "mesh", "block", "channel", "ts"},
@@ -37,7 +38,7 @@ var below = map[string][]string{
 }
 
 // sansIO rooms take time and datagrams as arguments.
-var sansIO = []string{"ts", "block", "wire", "link", "mesh"}
+var sansIO = []string{"ts", "block", "wire", "link", "pace", "mesh"}
 
 // clockCalls of package time read or wait for a real clock.
 var clockCalls = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}

@@ -1,0 +1,113 @@
+package pace
+
+import (
+	"math"
+	"time"
+)
+
+const (
+	// lossRise above what was usual, after the rate has risen by rateRise, is
+	// blamed on the rate until shown otherwise.
+	lossRise = 0.03
+	rateRise = 1.05
+	// lossMuch above what was usual is blamed on the rate in any case.
+	lossMuch = 0.15
+	// lossFirst is the most that is taken for usual unseen.
+	lossFirst = 0.25
+	// trialTime is how long the lower rate is tried.
+	trialTime = 2500 * time.Millisecond
+	// lossClear is how long after a queue loss is read again: a queue that
+	// overflows loses too, and has said so already.
+	lossClear = 2500 * time.Millisecond
+	// lossHold is how long the rate does not grow after a trial that blamed it.
+	lossHold = 5 * time.Second
+)
+
+// lossGuard finds loss that comes with the rate: a bottleneck with next to no
+// buffer, or a policer, shows no delay.
+type lossGuard struct {
+	usual   float64
+	at      Rate // the rate at which that was
+	looked  Time
+	trial   Time // began; 0 none
+	excess  float64
+	before  Rate // the rate before the trial
+	heldFor time.Duration
+	until   Time
+
+	sent, got float64 // of late
+	counted   Time
+}
+
+func (g *lossGuard) held(now Time) bool { return g.trial != 0 || now < g.until }
+
+// count takes what one path counted.
+func (g *lossGuard) count(now Time, sent, got int) {
+	keep := math.Exp(-(now - g.counted).Seconds() / useTime.Seconds())
+	g.counted = now
+	g.sent = g.sent*keep + float64(sent)
+	g.got = g.got*keep + float64(got)
+}
+
+// arrived is the share of what was sent a moment ago that came, as far as
+// that is less than usual.
+func (g *lossGuard) arrived() float64 {
+	if g.sent < lossCount {
+		return 1
+	}
+	return min(1, g.got/g.sent/(1-g.usual))
+}
+
+// judge looks at the paths' losses once in lossTime.
+func (g *lossGuard) judge(u *Uplink, now Time) {
+	if now-g.looked < lossTime {
+		return
+	}
+	v := u.scratch[:0]
+	for _, p := range u.paths {
+		if p.lossKnown && now-p.heard < stale {
+			v = append(v, p.loss)
+		}
+	}
+	u.scratch = v
+	if len(v) == 0 {
+		return
+	}
+	g.looked = now
+	loss := quantile(v)
+	if g.at == 0 {
+		g.at = u.use
+		if loss < lossFirst {
+			g.usual = loss
+		}
+	}
+	rise := loss - g.usual
+	switch {
+	case g.trial != 0:
+		if now-g.trial < trialTime {
+			break
+		}
+		if rise < g.excess/2 {
+			// It was the rate.
+			g.heldFor = min(max(2*g.heldFor, lossHold), holdMost)
+			g.until = now + g.heldFor
+			u.met, u.metAt = u.rate, now
+			u.promise = min(u.promise, u.rate)
+		} else {
+			u.rate = max(u.rate, g.before)
+			g.usual, g.at = loss, u.use
+		}
+		g.trial, g.excess = 0, 0
+	case rise > lossMuch, rise > lossRise && u.use > g.at*rateRise:
+		g.trial, g.excess, g.before = now, rise, u.rate
+		u.starting = false
+		to := u.use * Rate(1-rise) * backOff
+		if rise <= lossMuch {
+			to = max(to, g.at)
+		}
+		u.rate = max(min(u.rate, to), u.floor())
+	default:
+		g.usual += (loss - g.usual) * 0.3
+		g.at += (u.use - g.at) * 0.3
+	}
+}

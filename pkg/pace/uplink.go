@@ -1,0 +1,340 @@
+package pace
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+const (
+	// capDepth is how much of the hard cap may leave in one go, paceDepth of
+	// the learnt rate: it is a queue in the uplink for so long.
+	capDepth  = 20 * time.Millisecond
+	paceDepth = 10 * time.Millisecond
+
+	// target is the standing queue that we suffer in our uplink. LEDBAT has
+	// 100 ms at most (RFC 6817 section 2.2); a household notices 50.
+	target = 20 * time.Millisecond
+	// calm is a queue that lets the rate grow.
+	calm = target / 2
+	// drainTime is the time in which a queue above calm is to be gone: what
+	// is sent is less than the rate by its share of that.
+	drainTime  = 300 * time.Millisecond
+	drainLeast = 0.3
+	// backOff is what is left of what was delivered when a queue stood.
+	backOff = 0.9
+
+	// startRate is believed of an uplink that nothing is known of: 4 Mbit/s.
+	startRate Rate = 500_000
+	// startDouble is the time in which the rate doubles until the first queue
+	// is met, as far as startTimes what has passed.
+	startDouble = 250 * time.Millisecond
+	startTimes  = 1.5
+	// beyondShown is how far the rate may stand above what has been shown to pass.
+	beyondShown = 1.5
+	// used is the share of the rate that must be used for it to grow.
+	used = 0.75
+	// Growth a second: around the rate at which the last queue was met, below
+	// it, and the most beyond it.
+	growNear, growBelow, growMost = 0.04, 0.3, 0.3
+	nearFrom, nearTo              = 0.92, 1.05
+
+	// floorShare of what has been seen to pass is kept whatever stands in the
+	// queue: somebody else fills it, and shares with us.
+	floorShare      = 0.3
+	floorLeast Rate = 8_000
+
+	// holdFirst and holdMost: how long after a queue the promise is not
+	// raised beyond the rate at which it was met; doubled each time.
+	holdFirst, holdMost = 5 * time.Second, 80 * time.Second
+
+	judgeEvery = 40 * time.Millisecond
+	useTime    = 600 * time.Millisecond
+	shownTime  = 15 * time.Second
+)
+
+// Uplink is what a node may send in all.
+type Uplink struct {
+	limit bucket // the hard cap
+	pacer bucket // what has been learnt
+	paths []*Path
+
+	sent     float64 // bytes so far, without groups
+	rate     Rate    // learnt
+	promise  Rate    // what others may build on
+	starting bool    // no queue met yet
+	queue    time.Duration
+
+	judged   Time
+	sentThen float64
+	use      Rate // what is sent, smoothed
+	heard    Time
+	unheard  Time
+
+	shown   [2]Rate // the most delivered, in this window and the one before
+	shownAt Time
+	best    Rate // the most that was ever delivered and has not been disproved
+	met     Rate // what was delivered when a queue last stood; 0 never
+	metAt   Time
+	hold    time.Duration
+	calmFor time.Duration
+
+	loss lossGuard
+
+	scratch []float64
+}
+
+// Init sets the hard cap: NoCap is none, 0 allows nothing but control.
+func (u *Uplink) Init(cap Rate) {
+	if cap < 0 {
+		cap = NoCap
+	}
+	*u = Uplink{starting: true, hold: holdFirst, paths: u.paths[:0]}
+	u.limit = bucket{rate: cap, depth: capDepth, least: 4 * datagram}
+	u.rate = startRate
+	u.bound()
+	u.promise = u.rate
+	u.pacer = bucket{rate: u.rate, depth: paceDepth, least: 2 * datagram}
+}
+
+// Start replaces the rate that is believed before anything is known.
+func (u *Uplink) Start(r Rate) {
+	u.rate = r
+	u.bound()
+	u.promise = u.rate
+	u.pace()
+}
+
+func (u *Uplink) bound() {
+	if u.limit.rate >= 0 {
+		u.rate = min(u.rate, u.limit.rate)
+		u.promise = min(u.promise, u.limit.rate)
+	}
+}
+
+// Refill is called before a round of sending.
+func (u *Uplink) Refill(now Time) {
+	u.limit.refill(now)
+	u.pacer.refill(now)
+	if u.unheard != 0 && now-u.unheard > deaf && len(u.paths) > 0 {
+		// Nobody answers: the way out may be choked (RFC 8085 section 3.1.1).
+		u.unheard = now - deaf/2
+		u.rate = max(u.rate/2, u.floor()/4)
+		u.starting = false
+		u.pace()
+	}
+}
+
+// Spend counts a datagram that was sent to one host, whatever it was, at the
+// IP layer. What goes on a Path is counted there.
+func (u *Uplink) Spend(now Time, bytes int) {
+	u.sent += float64(bytes)
+	if u.unheard == 0 {
+		u.unheard = now
+	}
+	u.limit.spend(now, float64(bytes))
+	u.pacer.spend(now, float64(bytes))
+}
+
+// SpendGroup counts a datagram that was sent to a multicast group: the cap
+// covers it, but nothing is learnt of it.
+func (u *Uplink) SpendGroup(now Time, bytes int) { u.limit.spend(now, float64(bytes)) }
+
+// Open reports whether something may be sent to one host now.
+func (u *Uplink) Open() bool { return u.limit.open() && u.pacer.open() }
+
+// OpenGroup reports whether something may be sent to a group now.
+func (u *Uplink) OpenGroup() bool { return u.limit.open() }
+
+// Wait is how long to wait until it is worth while to send again; 0 if Open.
+func (u *Uplink) Wait() time.Duration { return max(u.limit.wait(), u.pacer.wait()) }
+
+// WaitGroup is the same for a group.
+func (u *Uplink) WaitGroup() time.Duration { return u.limit.wait() }
+
+// Cap is the hard cap, NoCap if there is none.
+func (u *Uplink) Cap() Rate { return u.limit.rate }
+
+// Capacity is what may be promised to children in all. It changes calmly: a
+// promise need not be taken back because somebody's download made a queue for
+// a moment.
+func (u *Uplink) Capacity() Rate { return u.promise }
+
+// Pace is the rate at which datagrams leave now.
+func (u *Uplink) Pace() Rate { return u.pacer.rate }
+
+// Queue is what stands in our uplink.
+func (u *Uplink) Queue() time.Duration { return u.queue }
+
+// Used is what is sent, smoothed over half a second or so.
+func (u *Uplink) Used() Rate { return u.use }
+
+// Learnt reports whether the capacity has been met: before, it is a guess
+// that has been shown to pass, or to which nothing has come yet.
+func (u *Uplink) Learnt() bool { return u.met != 0 }
+
+func (u *Uplink) add(p *Path) {
+	p.listed = true
+	u.paths = append(u.paths, p)
+}
+
+func (u *Uplink) remove(p *Path) {
+	p.listed = false
+	if i := slices.Index(u.paths, p); i >= 0 {
+		u.paths = slices.Delete(u.paths, i, i+1)
+	}
+}
+
+func (u *Uplink) floor() Rate { return max(floorLeast, u.best*floorShare) }
+
+// most is the most that was delivered of late.
+func (u *Uplink) most() Rate { return max(u.shown[0], u.shown[1]) }
+
+// quantile is the value that two thirds of all reach: what nearly all paths
+// have is the uplink's, and one child's word is not enough.
+func quantile(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/3]
+}
+
+// judge looks at all paths together.
+func (u *Uplink) judge(now Time) {
+	u.heard, u.unheard = now, 0
+	dt := now - u.judged
+	if dt < judgeEvery {
+		return
+	}
+	fresh := dt < 2*time.Second
+	u.judged = now
+	share := 1 - math.Exp(-dt.Seconds()/useTime.Seconds())
+	u.use += (Rate((u.sent-u.sentThen)/dt.Seconds()) - u.use) * Rate(share)
+	u.sentThen = u.sent
+	if !fresh {
+		dt = judgeEvery
+	}
+
+	u.scratch = u.scratch[:0]
+	service, through, measured := Rate(0), 0.0, 0
+	for _, p := range u.paths {
+		if p.measured == 0 || now-p.heard > stale {
+			continue
+		}
+		u.scratch = append(u.scratch, p.queue.Seconds())
+		if now-p.measured < stale/2 {
+			service += p.service
+			through += p.through
+			measured++
+		}
+	}
+	if len(u.scratch) == 0 {
+		u.queue = 0
+		u.pace()
+		return
+	}
+	u.queue = time.Duration(quantile(u.scratch) * float64(time.Second))
+	if measured > 0 {
+		service /= Rate(measured)
+		through /= float64(measured)
+	} else {
+		service, through = u.use, 1
+	}
+	if now-u.metAt > lossClear || u.met == 0 {
+		u.loss.judge(u, now)
+	}
+	arrived := u.loss.arrived()
+	service *= Rate(arrived)
+	through *= arrived
+
+	for now-u.shownAt > shownTime {
+		u.shown[1], u.shown[0] = u.shown[0], 0
+		u.shownAt = max(u.shownAt+shownTime, now-2*shownTime)
+	}
+	u.shown[0] = max(u.shown[0], service)
+	u.best = max(u.best, service)
+
+	switch {
+	case u.queue > target:
+		u.back(now, dt, service, through)
+	case u.queue < calm:
+		u.grow(now, dt, service)
+	}
+	u.bound()
+	u.pace()
+}
+
+// back comes down to what is delivered.
+func (u *Uplink) back(now Time, dt time.Duration, service Rate, through float64) {
+	if now-u.metAt > 2*time.Second && u.met != 0 && service < u.met*1.2 {
+		u.hold = min(2*u.hold, holdMost)
+	}
+	u.starting = false
+	u.calmFor = 0
+	u.metAt = now
+	if u.met == 0 || service < u.met {
+		u.met = service
+	} else {
+		u.met += (service - u.met) / 4
+	}
+	if through < 0.8 {
+		// Not even the floor passes: the uplink is not what it was.
+		if most := service / 0.6; u.best > most {
+			u.best += (most - u.best) * Rate(min(1, dt.Seconds()))
+		}
+	}
+	u.rate = max(min(u.rate, service*backOff), u.floor())
+	u.promise = max(min(u.promise, service), u.floor())
+}
+
+// grow goes up while all is calm and the rate is used.
+func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
+	s := dt.Seconds()
+	if u.loss.held(now) {
+		u.calmFor = 0
+		return
+	}
+	if u.use >= u.pacer.rate*used {
+		u.calmFor += dt
+		most := u.most()
+		if u.starting {
+			most *= startTimes
+			u.rate = max(u.rate, min(most, u.rate*Rate(math.Exp2(s/startDouble.Seconds()))))
+		} else {
+			most *= beyondShown
+			g := growBelow
+			switch at := float64(u.rate / u.met); {
+			case at >= nearTo:
+				g = min(growMost, growNear*math.Exp2(u.calmFor.Seconds()/2))
+			case at >= nearFrom:
+				g = growNear
+			}
+			u.rate = max(u.rate, min(most, u.rate*Rate(1+g*s)))
+		}
+	}
+	if service > u.met && u.met != 0 {
+		u.met = service // more than that passes
+		u.hold = holdFirst
+	}
+	to := u.rate
+	if u.met != 0 {
+		if now-u.metAt > u.hold && u.use >= u.promise*used {
+			u.met *= Rate(1 + growNear*s)
+		}
+		to = min(to, u.met)
+	}
+	if u.promise < to {
+		if u.starting {
+			u.promise = to
+		} else {
+			u.promise = min(to, u.promise*Rate(1+growBelow*s))
+		}
+	}
+}
+
+// pace sets the rate at which datagrams leave.
+func (u *Uplink) pace() {
+	r := u.rate
+	if u.queue > calm {
+		r *= Rate(max(drainLeast, 1-float64(u.queue-calm)/float64(drainTime)))
+	}
+	u.pacer.rate = max(r, min(u.floor(), u.rate))
+}
