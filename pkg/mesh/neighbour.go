@@ -5,6 +5,7 @@ import (
 
 	"github.com/sixcast/sixcast/pkg/block"
 	"github.com/sixcast/sixcast/pkg/channel"
+	"github.com/sixcast/sixcast/pkg/pace"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
@@ -23,40 +24,34 @@ type neighbour struct {
 	stated Time // when theirs came
 
 	// They as our parent.
-	serial      uint16
-	subscribed  bool // SUBSCRIBE has been sent
-	acked       bool
-	settled     bool    // has granted once since it was chosen
-	failures    float64 // of late: blocks asked for again and again
-	failedAt    Time
-	distrust    Time // not chosen before, unless there is nobody else
-	distrusted  uint8
-	subAt       Time
-	subMask     wire.StripeMask // what was asked for
-	subSecond   bool
-	backfill    bool // only the backlog
-	hop         uint8
-	latest      block.Number // newest block that anything came of
-	latestAt    Time
-	proved      Time // when a new manifest last came from it
-	told        bool // that blocks come from it
-	chosen      Time // when it became the parent
-	lastData    Time
-	rxDatagrams uint64
-	rxBytes     uint64
-	lastShard   block.Number
-	lastIndex   uint8
-	lastArrival Time
-	reportAt    Time
-	reported    uint64
-	orphans     int
-	verify      allowance
-	asks        askOnce
-	asking      allowance // manifests we ask them for because of what they say
-	wrongBlock  block.Number
-	wrongs      int // blocks of which something false came, of late
-	wrongAt     Time
-	forkedRun   block.Run // holds other manifests of this run than we do
+	serial     uint16
+	subscribed bool // SUBSCRIBE has been sent
+	acked      bool
+	settled    bool    // has granted once since it was chosen
+	failures   float64 // of late: blocks asked for again and again
+	failedAt   Time
+	distrust   Time // not chosen before, unless there is nobody else
+	distrusted uint8
+	subAt      Time
+	subMask    wire.StripeMask // what was asked for
+	subSecond  bool
+	backfill   bool // only the backlog
+	hop        uint8
+	latest     block.Number // newest block that anything came of
+	latestAt   Time
+	proved     Time // when a new manifest last came from it
+	told       bool // that blocks come from it
+	chosen     Time // when it became the parent
+	lastData   Time
+	arrivals   pace.Arrivals
+	orphans    int
+	verify     allowance
+	asks       askOnce
+	asking     allowance // manifests we ask them for because of what they say
+	wrongBlock block.Number
+	wrongs     int // blocks of which something false came, of late
+	wrongAt    Time
+	forkedRun  block.Run // holds other manifests of this run than we do
 
 	// They as our child.
 	push       pusher
@@ -155,6 +150,7 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 		changes: fullAllowance(changeRate, changeBurst),
 	}
 	nb.push.owner = nb
+	nb.push.path.Init(&n.bucket.Uplink)
 	p.joined = append(p.joined, nb)
 	c.neighbours = append(c.neighbours, nb)
 	return nb
@@ -172,6 +168,7 @@ func (n *Node) join(p *peer, c *Channel) *neighbour {
 
 // lose takes a neighbour that is gone out of the channel.
 func (c *Channel) lose(nb *neighbour) {
+	nb.push.path.Close()
 	for i, o := range c.neighbours {
 		if o == nb {
 			c.neighbours = append(c.neighbours[:i], c.neighbours[i+1:]...)
@@ -229,10 +226,7 @@ func (nb *neighbour) appendJoin(dst []byte) []byte {
 func (n *Node) serves() bool { return n.cfg.Upload != 0 }
 
 func (n *Node) uplink() uint32 {
-	if n.cfg.Upload < 0 {
-		return 0xffffffff
-	}
-	return uint32(min(n.cfg.Upload/1000, 0xffffffff))
+	return uint32(min(n.bucket.Capacity()*8/1000, 0xffffffff))
 }
 
 // adoptParent makes nb the one whose pushes we live on.
@@ -390,7 +384,7 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 			return err
 		}
 		if nb := p.joinedAs(m.Channel); nb != nil {
-			nb.push.onReport(&m, n.now)
+			nb.push.path.Report(n.now, &m)
 		}
 	}
 	return nil
@@ -570,7 +564,7 @@ func (nb *neighbour) grant(m *wire.Subscribe, mask wire.StripeMask, reason wire.
 
 // room is how many more stripes may be promised to nb within the cap.
 func (n *Node) room(nb *neighbour) int {
-	if n.cfg.Upload < 0 || nb.ch.rate == 0 {
+	if nb.ch.rate == 0 {
 		return block.Stripes
 	}
 	used := 0.0
@@ -584,7 +578,7 @@ func (n *Node) room(nb *neighbour) int {
 			used += float64(onesCount(c.group.push.mask)) * c.stripeRate()
 		}
 	}
-	left := 0.95*float64(n.cfg.Upload)/8 - used
+	left := float64(n.bucket.Promisable()) - used
 	return max(0, int(left/nb.ch.stripeRate()+0.2))
 }
 

@@ -70,6 +70,9 @@ type Config struct {
 	// Upload caps everything that is sent, IPv6 and UDP headers included, in
 	// bit/s. Negative: no cap. Zero: nobody is served.
 	Upload int64
+	// Uplink is what the uplink is believed to take, in bit/s, before it is
+	// known; 0 for a cautious guess.
+	Uplink int64
 	// Patience is how long a missing block is asked for (default 3 s).
 	Patience time.Duration
 	// Keep is how long a block is kept at least (default 5 s), and KeepBytes
@@ -181,7 +184,6 @@ const (
 	houseEvery    = 50 * time.Millisecond
 	stateEvery    = 500 * time.Millisecond
 	stateIdle     = 250 * time.Millisecond
-	reportEvery   = 200 * time.Millisecond
 	beaconEvery   = 250 * time.Millisecond
 	describeEvery = time.Second      // into a group
 	refreshEvery  = 10 * time.Second // the descriptor, to a child
@@ -216,7 +218,7 @@ func New(cfg Config, out Output) *Node {
 		random: mrand.New(mrand.NewPCG(cfg.Seed, 0x51c0)),
 		pumpAt: Never,
 	}
-	n.bucket.init(cfg.Upload)
+	n.bucket.init(cfg.Upload, cfg.Uplink)
 	lc := cfg.Link
 	lc.Random = cfg.Random
 	n.links = link.NewTable(lc, (*linkSide)(n))
@@ -314,8 +316,7 @@ func (n *Node) Receive(now Time, from netip.AddrPort, b []byte) {
 		return
 	}
 	if nb, ok := r.Value.(*neighbour); ok && nb != nil && len(r.Bare) > 0 {
-		nb.rxDatagrams++
-		nb.rxBytes += uint64(len(b))
+		nb.arrivals.Datagram(len(b))
 		nb.lastData = now
 		nb.ch.bare(nb, r.Bare)
 	}

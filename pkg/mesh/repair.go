@@ -354,13 +354,10 @@ func (c *Channel) housekeep() {
 			nb.saidState = n.now
 			nb.peer.tell((&wire.State{Channel: c.tag, Progress: c.Progress()}).Append)
 		}
-		if nb.rxDatagrams != nb.reported && n.now-nb.reportAt >= reportEvery {
-			nb.reportAt, nb.reported = n.now, nb.rxDatagrams
-			nb.peer.tell((&wire.Report{
-				Channel: c.tag, Datagrams: uint32(nb.rxDatagrams), Kilobytes: uint32(nb.rxBytes / 1000),
-				Number: nb.lastShard, Index: nb.lastIndex, Arrival: uint32(nb.lastArrival / time.Microsecond),
-				Loss: uint16(min(65535, c.loss*65536)),
-			}).Append)
+		if nb.arrivals.Due(n.now) {
+			m := wire.Report{Channel: c.tag, Loss: uint16(min(65535, c.loss*65536))}
+			nb.arrivals.Report(n.now, &m)
+			nb.peer.tell(m.Append)
 		}
 	}
 	c.group.housekeep(c)

@@ -109,6 +109,9 @@ func (w *world) host(name string, id channel.ID, p netem.Params, cfg Config) *ho
 	if cfg.Upload == 0 {
 		cfg.Upload = -1
 	}
+	if cfg.Uplink == 0 {
+		cfg.Uplink = 1e9 // tests of the uplink say what is believed of it
+	}
 	h.node = New(cfg, h)
 	if !id.IsZero() {
 		if h.ch, err = h.node.Open(id); err != nil {

@@ -152,6 +152,9 @@ func (p *Path) Shard(now Time, number block.Number, index uint8) {
 	p.marked++
 }
 
+// Forget forgets what was sent: numbers begin anew.
+func (p *Path) Forget() { p.marked = 0 }
+
 // Again says that shards of a block are about to be sent once more: their
 // arrivals tell nothing from now on.
 func (p *Path) Again(number block.Number, shards uint64) {

@@ -48,6 +48,13 @@ const (
 	// raised beyond the rate at which it was met; doubled each time.
 	holdFirst, holdMost = 5 * time.Second, 80 * time.Second
 
+	// deafShare of the rate is what goes out while nobody answers.
+	deafShare = 0.25
+
+	// capShare and learntShare are what of the cap and of the learnt capacity
+	// is promised: the rest is for control, repairs and those who join.
+	capShare, learntShare = 0.95, 0.9
+
 	judgeEvery = 40 * time.Millisecond
 	useTime    = 600 * time.Millisecond
 	shownTime  = 15 * time.Second
@@ -99,16 +106,16 @@ func (u *Uplink) Init(cap Rate) {
 
 // Start replaces the rate that is believed before anything is known.
 func (u *Uplink) Start(r Rate) {
-	u.rate = r
+	u.rate, u.promise = r, r
 	u.bound()
-	u.promise = u.rate
 	u.pace()
 }
 
 func (u *Uplink) bound() {
 	if u.limit.rate >= 0 {
-		u.rate = min(u.rate, u.limit.rate)
-		u.promise = min(u.promise, u.limit.rate)
+		most := u.limit.rate * (capShare / learntShare)
+		u.rate = min(u.rate, most)
+		u.promise = min(u.promise, most)
 	}
 }
 
@@ -117,11 +124,9 @@ func (u *Uplink) Refill(now Time) {
 	u.limit.refill(now)
 	u.pacer.refill(now)
 	if u.unheard != 0 && now-u.unheard > deaf && len(u.paths) > 0 {
-		// Nobody answers: the way out may be choked (RFC 8085 section 3.1.1).
-		u.unheard = now - deaf/2
-		u.rate = max(u.rate/2, u.floor()/4)
-		u.starting = false
-		u.pace()
+		// Nobody answers: the way out may be choked (RFC 8085 section 3.1.1),
+		// or the only child has gone.
+		u.pacer.rate = max(u.rate*deafShare, floorLeast)
 	}
 }
 
@@ -155,10 +160,23 @@ func (u *Uplink) WaitGroup() time.Duration { return u.limit.wait() }
 // Cap is the hard cap, NoCap if there is none.
 func (u *Uplink) Cap() Rate { return u.limit.rate }
 
-// Capacity is what may be promised to children in all. It changes calmly: a
-// promise need not be taken back because somebody's download made a queue for
-// a moment.
-func (u *Uplink) Capacity() Rate { return u.promise }
+// Capacity is what the uplink is believed to take, within the cap. It changes
+// calmly: it does not follow each probe for more, nor each retreat from it.
+func (u *Uplink) Capacity() Rate {
+	if u.limit.rate >= 0 {
+		return min(u.promise, u.limit.rate)
+	}
+	return u.promise
+}
+
+// Promisable is how much of the capacity may be promised to children in all.
+func (u *Uplink) Promisable() Rate {
+	r := u.promise * learntShare
+	if u.limit.rate >= 0 {
+		r = min(r, u.limit.rate*capShare)
+	}
+	return r
+}
 
 // Pace is the rate at which datagrams leave now.
 func (u *Uplink) Pace() Rate { return u.pacer.rate }
@@ -175,6 +193,7 @@ func (u *Uplink) Learnt() bool { return u.met != 0 }
 
 func (u *Uplink) add(p *Path) {
 	p.listed = true
+	u.unheard = 0
 	u.paths = append(u.paths, p)
 }
 
