@@ -1,9 +1,6 @@
 package pace
 
-import (
-	"math"
-	"time"
-)
+import "time"
 
 const (
 	// lossRise above what was usual, after the rate has risen by rateRise, is
@@ -11,9 +8,9 @@ const (
 	lossRise = 0.03
 	rateRise = 1.05
 	// lossMuch above what was usual is blamed on the rate in any case.
-	lossMuch = 0.15
+	lossMuch = 0.12
 	// lossFirst is the most that is taken for usual unseen.
-	lossFirst = 0.25
+	lossFirst = 0.12
 	// trialTime is how long the lower rate is tried.
 	trialTime = 2500 * time.Millisecond
 	// lossClear is how long after a queue loss is read again: a queue that
@@ -34,29 +31,9 @@ type lossGuard struct {
 	before  Rate // the rate before the trial
 	heldFor time.Duration
 	until   Time
-
-	sent, got float64 // of late
-	counted   Time
 }
 
 func (g *lossGuard) held(now Time) bool { return g.trial != 0 || now < g.until }
-
-// count takes what one path counted.
-func (g *lossGuard) count(now Time, sent, got int) {
-	keep := math.Exp(-(now - g.counted).Seconds() / useTime.Seconds())
-	g.counted = now
-	g.sent = g.sent*keep + float64(sent)
-	g.got = g.got*keep + float64(got)
-}
-
-// arrived is the share of what was sent a moment ago that came, as far as
-// that is less than usual.
-func (g *lossGuard) arrived() float64 {
-	if g.sent < lossCount {
-		return 1
-	}
-	return min(1, g.got/g.sent/(1-g.usual))
-}
 
 // judge looks at the paths' losses once in lossTime.
 func (g *lossGuard) judge(u *Uplink, now Time) {
@@ -93,6 +70,7 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 			g.until = now + g.heldFor
 			u.met, u.metAt = u.rate, now
 			u.promise = min(u.promise, u.rate)
+			g.usual = min(g.usual, loss)
 		} else {
 			u.rate = max(u.rate, g.before)
 			g.usual, g.at = loss, u.use

@@ -84,8 +84,11 @@ type Path struct {
 	lossAt            Time
 	loss              float64
 	lossKnown         bool
+	prevSent, prevGot int     // in the report before
+	passed            float64 // of what was sent, over the last two reports
 
 	rate  Rate // 0 is without limit
+	short bool // it was shown not to carry what it should
 	grown Time
 }
 
@@ -111,14 +114,14 @@ type sample struct {
 func (s *sample) arrived() int64 { return int64(s.at/time.Microsecond) + s.owd }
 
 // Init makes p a path of u.
-func (p *Path) Init(u *Uplink) { p.up = u }
+func (p *Path) Init(u *Uplink) { p.up, p.passed = u, 1 }
 
 // Close takes the path out of the uplink's reckoning; it may be used again.
 func (p *Path) Close() {
 	if p.listed {
 		p.up.remove(p)
 	}
-	*p = Path{up: p.up, marks: p.marks}
+	*p = Path{up: p.up, marks: p.marks, passed: 1}
 }
 
 // Sent counts a datagram to the child behind its channel tag. bytes is its
@@ -294,7 +297,15 @@ func (p *Path) count(now Time, got, sent uint32) {
 		return
 	}
 	dGot = min(dGot, dSent+64) // no more than a burst out of order
-	p.up.loss.count(now, int(dSent), int(dGot))
+	if n := p.prevSent + int(dSent); n > 0 {
+		p.passed = min(1, float64(p.prevGot+int(dGot))/float64(n))
+	}
+	p.prevSent, p.prevGot = int(dSent), int(dGot)
+	if p.up.met != 0 && now-p.up.metAt < lossTime {
+		// What overflows from a queue does not count: the queue has told.
+		p.lossSent, p.lossGot, p.lossAt, p.lossKnown = 0, 0, now, false
+		return
+	}
 	p.lossSent += int(dSent)
 	p.lossGot += int(dGot)
 	if now-p.lossAt >= lossTime && p.lossSent >= lossCount {
@@ -319,8 +330,11 @@ func (p *Path) follow(now Time) {
 	}
 	switch q := p.excess(); {
 	case q > pathTarget:
-		if r := p.own * 0.9; p.rate == 0 || r < p.rate {
+		if r := p.own * backOff; p.rate == 0 || r < p.rate {
 			p.rate = r
+		}
+		if p.through*(1-p.loss) < 0.85 {
+			p.short = true
 		}
 	case q < pathTarget/2 && p.rate != 0:
 		p.rate *= 1 + pathGrowth*Rate(min(1, (now-p.grown).Seconds()))
@@ -340,11 +354,13 @@ func (p *Path) Rate(now Time, want, need Rate) Rate {
 	if p.rate != 0 {
 		r = min(r, p.rate)
 	}
+	if p.short {
+		if p.short = r < floor; p.short {
+			floor = need / 4
+		}
+	}
 	if q := p.excess(); q > pathTarget/2 && p.measured != 0 {
 		r *= Rate(max(0.5, 1-float64(q-pathTarget/2)/float64(pathDrain)))
-		if p.through*(1-p.loss) < 0.8 {
-			floor = max(need/4, min(floor, p.own*0.9))
-		}
 	}
 	if p.unheard != 0 && now-p.unheard > deaf && p.marked > 0 {
 		r, floor = min(r, need/4), need/4

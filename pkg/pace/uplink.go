@@ -26,23 +26,30 @@ const (
 
 	// startRate is believed of an uplink that nothing is known of: 4 Mbit/s.
 	startRate Rate = 500_000
-	// startDouble is the time in which the rate doubles until the first queue
-	// is met, as far as startTimes what has passed.
-	startDouble = 250 * time.Millisecond
-	startTimes  = 1.5
+	// startTimes what has passed is tried next until the first queue is met.
+	startTimes = 1.5
 	// beyondShown is how far the rate may stand above what has been shown to pass.
-	beyondShown = 1.5
+	beyondShown = 1.4
 	// used is the share of the rate that must be used for it to grow.
 	used = 0.75
+	// slack is what may be left of it at least: one more child takes that, at
+	// 12 stripes of 16 from others.
+	slack Rate = 125_000
 	// Growth a second: around the rate at which the last queue was met, below
 	// it, and the most beyond it.
 	growNear, growBelow, growMost = 0.04, 0.3, 0.3
-	nearFrom, nearTo              = 0.92, 1.05
+	// growAgain is how fast the promise comes back to what has passed before.
+	growAgain        = 0.1
+	nearFrom, nearTo = 0.92, 1.05
 
 	// floorShare of what has been seen to pass is kept whatever stands in the
 	// queue: somebody else fills it, and shares with us.
 	floorShare      = 0.3
 	floorLeast Rate = 8_000
+	// ownQueue is how long a queue of our own making stands at most once we
+	// retreat; believeMet is how far one such corrects what was thought to pass.
+	ownQueue   = 2500 * time.Millisecond
+	believeMet = 0.4
 
 	// holdFirst and holdMost: how long after a queue the promise is not
 	// raised beyond the rate at which it was met; doubled each time.
@@ -85,6 +92,7 @@ type Uplink struct {
 	metAt   Time
 	hold    time.Duration
 	calmFor time.Duration
+	fullFor time.Duration // how long a queue has stood
 
 	loss lossGuard
 
@@ -123,6 +131,10 @@ func (u *Uplink) bound() {
 func (u *Uplink) Refill(now Time) {
 	u.limit.refill(now)
 	u.pacer.refill(now)
+	if u.queue != 0 && now-u.heard > stale {
+		u.queue = 0 // nobody tells
+		u.pace()
+	}
 	if u.unheard != 0 && now-u.unheard > deaf && len(u.paths) > 0 {
 		// Nobody answers: the way out may be choked (RFC 8085 section 3.1.1),
 		// or the only child has gone.
@@ -240,8 +252,9 @@ func (u *Uplink) judge(now Time) {
 		}
 		u.scratch = append(u.scratch, p.queue.Seconds())
 		if now-p.measured < stale/2 {
-			service += p.service
-			through += p.through
+			passed := min(1, p.passed/(1-u.loss.usual))
+			service += p.service * Rate(passed)
+			through += p.through * passed
 			measured++
 		}
 	}
@@ -260,10 +273,6 @@ func (u *Uplink) judge(now Time) {
 	if now-u.metAt > lossClear || u.met == 0 {
 		u.loss.judge(u, now)
 	}
-	arrived := u.loss.arrived()
-	service *= Rate(arrived)
-	through *= arrived
-
 	for now-u.shownAt > shownTime {
 		u.shown[1], u.shown[0] = u.shown[0], 0
 		u.shownAt = max(u.shownAt+shownTime, now-2*shownTime)
@@ -288,6 +297,7 @@ func (u *Uplink) back(now Time, dt time.Duration, service Rate, through float64)
 	}
 	u.starting = false
 	u.calmFor = 0
+	u.fullFor += dt
 	u.metAt = now
 	if u.met == 0 || service < u.met {
 		u.met = service
@@ -304,48 +314,58 @@ func (u *Uplink) back(now Time, dt time.Duration, service Rate, through float64)
 	u.promise = max(min(u.promise, service), u.floor())
 }
 
-// grow goes up while all is calm and the rate is used.
+// uses reports whether so much of r is used that more may be wanted.
+func (u *Uplink) uses(r Rate) bool { return u.use >= min(r*used, r-slack) }
+
+// grow goes up while all is calm.
 func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 	s := dt.Seconds()
+	if u.fullFor != 0 && now-u.metAt > time.Second {
+		if u.fullFor < ownQueue {
+			// It went as we did: that was all that passes.
+			u.best += (u.met - u.best) * believeMet
+		}
+		u.fullFor = 0
+	}
 	if u.loss.held(now) {
 		u.calmFor = 0
 		return
 	}
-	if u.use >= u.pacer.rate*used {
-		u.calmFor += dt
-		most := u.most()
-		if u.starting {
-			most *= startTimes
-			u.rate = max(u.rate, min(most, u.rate*Rate(math.Exp2(s/startDouble.Seconds()))))
-		} else {
-			most *= beyondShown
-			g := growBelow
-			switch at := float64(u.rate / u.met); {
-			case at >= nearTo:
-				g = min(growMost, growNear*math.Exp2(u.calmFor.Seconds()/2))
-			case at >= nearFrom:
-				g = growNear
-			}
-			u.rate = max(u.rate, min(most, u.rate*Rate(1+g*s)))
-		}
+	most := u.most()
+	if u.starting {
+		u.rate = max(u.rate, most*startTimes)
+		u.promise = max(u.promise, u.rate)
+		return
 	}
-	if service > u.met && u.met != 0 {
+	most = max(most*beyondShown, most+slack)
+	again := u.met < u.best*nearFrom // more has passed before: somebody else was here
+	if u.uses(u.pacer.rate) {
+		u.calmFor += dt
+		g := growBelow
+		switch at := float64(u.rate / u.met); {
+		case again && u.rate < u.best*nearFrom:
+		case at >= nearTo:
+			g = min(growMost, growNear*math.Exp2(u.calmFor.Seconds()/2))
+		case at >= nearFrom:
+			g = growNear
+		}
+		u.rate = max(u.rate, min(most, u.rate*Rate(1+g*s)))
+	}
+	if service > u.met {
 		u.met = service // more than that passes
 		u.hold = holdFirst
 	}
-	to := u.rate
-	if u.met != 0 {
-		if now-u.metAt > u.hold && u.use >= u.promise*used {
-			u.met *= Rate(1 + growNear*s)
+	if now-u.metAt > u.hold {
+		switch {
+		case again:
+			u.met *= Rate(1 + growAgain*s)
+		case u.uses(u.promise):
+			u.met = max(u.met, min(most, u.met*Rate(1+growNear*s)))
 		}
-		to = min(to, u.met)
 	}
-	if u.promise < to {
-		if u.starting {
-			u.promise = to
-		} else {
-			u.promise = min(to, u.promise*Rate(1+growBelow*s))
-		}
+	if to := min(u.rate, u.met); again || u.promise < to {
+		u.promise = max(u.promise, min(u.met, u.promise*Rate(1+growBelow*s)))
+		u.rate = max(u.rate, u.promise)
 	}
 }
 
