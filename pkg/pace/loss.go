@@ -11,6 +11,8 @@ const (
 	lossMuch = 0.12
 	// lossFirst is the most that is taken for usual unseen.
 	lossFirst = 0.12
+	// lossGone is how much of it may be left for the rate to be blamed.
+	lossGone = 0.7
 	// trialTime is how long the lower rate is tried.
 	trialTime = 2500 * time.Millisecond
 	// lossClear is how long after a queue loss is read again: a queue that
@@ -23,6 +25,7 @@ const (
 // lossGuard finds loss that comes with the rate: a bottleneck with next to no
 // buffer, or a policer, shows no delay.
 type lossGuard struct {
+	now     float64 // what is lost beyond usual in the last reports
 	usual   float64
 	at      Rate // the rate at which that was
 	looked  Time
@@ -64,7 +67,7 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 		if now-g.trial < trialTime {
 			break
 		}
-		if rise < g.excess/2 {
+		if rise < g.excess*lossGone {
 			// It was the rate.
 			g.heldFor = min(max(2*g.heldFor, lossHold), holdMost)
 			g.until = now + g.heldFor
@@ -77,6 +80,7 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 		}
 		g.trial, g.excess = 0, 0
 	case rise > lossMuch, rise > lossRise && u.use > g.at*rateRise:
+		rise = max(rise, g.now)
 		g.trial, g.excess, g.before = now, rise, u.rate
 		u.starting = false
 		to := u.use * Rate(1-rise) * backOff

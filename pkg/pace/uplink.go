@@ -32,8 +32,8 @@ const (
 	beyondShown = 1.4
 	// used is the share of the rate that must be used for it to grow.
 	used = 0.75
-	// slack is what may be left of it at least: one more child takes that, at
-	// 12 stripes of 16 from others.
+	// slack is what may be left of it at least: room for one child more that
+	// has most of its stripes from others.
 	slack Rate = 125_000
 	// Growth a second: around the rate at which the last queue was met, below
 	// it, and the most beyond it.
@@ -49,6 +49,7 @@ const (
 	// ownQueue is how long a queue of our own making stands at most once we
 	// retreat; believeMet is how far one such corrects what was thought to pass.
 	ownQueue   = 2500 * time.Millisecond
+	calmTime   = 500 * time.Millisecond
 	believeMet = 0.4
 
 	// holdFirst and holdMost: how long after a queue the promise is not
@@ -245,16 +246,17 @@ func (u *Uplink) judge(now Time) {
 	}
 
 	u.scratch = u.scratch[:0]
-	service, through, measured := Rate(0), 0.0, 0
+	service, through, passed, measured := Rate(0), 0.0, 0.0, 0
 	for _, p := range u.paths {
 		if p.measured == 0 || now-p.heard > stale {
 			continue
 		}
 		u.scratch = append(u.scratch, p.queue.Seconds())
 		if now-p.measured < stale/2 {
-			passed := min(1, p.passed/(1-u.loss.usual))
-			service += p.service * Rate(passed)
-			through += p.through * passed
+			share := min(1, p.passed/(1-u.loss.usual))
+			service += p.service * Rate(share)
+			through += p.through * share
+			passed += share
 			measured++
 		}
 	}
@@ -267,8 +269,10 @@ func (u *Uplink) judge(now Time) {
 	if measured > 0 {
 		service /= Rate(measured)
 		through /= float64(measured)
+		u.loss.now = 1 - passed/float64(measured)
 	} else {
 		service, through = u.use, 1
+		u.loss.now = 0
 	}
 	if now-u.metAt > lossClear || u.met == 0 {
 		u.loss.judge(u, now)
@@ -315,12 +319,12 @@ func (u *Uplink) back(now Time, dt time.Duration, service Rate, through float64)
 }
 
 // uses reports whether so much of r is used that more may be wanted.
-func (u *Uplink) uses(r Rate) bool { return u.use >= min(r*used, r-slack) }
+func (u *Uplink) uses(r Rate) bool { return u.use >= min(r*used, r*learntShare-slack) }
 
 // grow goes up while all is calm.
 func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 	s := dt.Seconds()
-	if u.fullFor != 0 && now-u.metAt > time.Second {
+	if u.fullFor != 0 && now-u.metAt > calmTime {
 		if u.fullFor < ownQueue {
 			// It went as we did: that was all that passes.
 			u.best += (u.met - u.best) * believeMet
@@ -333,17 +337,20 @@ func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 	}
 	most := u.most()
 	if u.starting {
-		u.rate = max(u.rate, most*startTimes)
+		if u.loss.now < lossRise*2 {
+			u.rate = max(u.rate, most*startTimes)
+		}
 		u.promise = max(u.promise, u.rate)
 		return
 	}
-	most = max(most*beyondShown, most+slack)
+	most = max(most*beyondShown, (most+slack)/learntShare)
 	again := u.met < u.best*nearFrom // more has passed before: somebody else was here
 	if u.uses(u.pacer.rate) {
 		u.calmFor += dt
 		g := growBelow
 		switch at := float64(u.rate / u.met); {
 		case again && u.rate < u.best*nearFrom:
+			g /= 2
 		case at >= nearTo:
 			g = min(growMost, growNear*math.Exp2(u.calmFor.Seconds()/2))
 		case at >= nearFrom:

@@ -204,8 +204,11 @@ func (c *child) clock() Time {
 // take what rate says: 115 ms each at 0.7 Mbit/s.
 func (s *sender) live(rate Rate) {
 	s.stream = rate
-	const shards = 8
-	every := rate.over(shards * wireSize)
+	shards := 8
+	if rate < some {
+		shards = 2
+	}
+	every := rate.over(float64(shards) * wireSize)
 	var cut func()
 	cut = func() {
 		s.admission()
