@@ -43,18 +43,11 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 	if now-g.looked < lossTime {
 		return
 	}
-	v := u.scratch[:0]
-	for _, p := range u.paths {
-		if p.lossKnown && now-p.heard < stale {
-			v = append(v, p.loss)
-		}
-	}
-	u.scratch = v
-	if len(v) == 0 {
+	loss, ok := u.among(now, stale, third, (*Path).knownLoss)
+	if !ok {
 		return
 	}
 	g.looked = now
-	loss := quantile(v)
 	if g.at == 0 {
 		g.at = u.use
 		if loss < lossFirst {
@@ -71,7 +64,7 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 			// It was the rate.
 			g.heldFor = min(max(2*g.heldFor, lossHold), holdMost)
 			g.until = now + g.heldFor
-			u.met, u.metAt = u.rate, now
+			u.met, u.knee, u.metAt = u.rate, u.rate, now
 			u.promise = min(u.promise, u.rate)
 			g.usual = min(g.usual, loss)
 		} else {

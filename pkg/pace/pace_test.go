@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/sixcast/sixcast/internal/netem"
+	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/wire"
 )
 
 const mbit = 1e6
@@ -102,8 +104,9 @@ func TestLiveChildren(t *testing.T) {
 				t.Logf("sent %.2f Mbit/s; queue p50 %v p95 %v p99 %v; at first %v, shed %d, dropped %d", s.rate(from, to)/mbit,
 					w.queued(from, to, .5), w.queued(from, to, .95), w.queued(from, to, .99), w.queued(0, from, 1), s.shed, s.dropped)
 				want(t, "what is sent", s.rate(from, to)/mbit, 8, 10)
-				want(t, "the queue's p99, ms", ms(w.queued(from, to, .99)), 0, 50)
-				want(t, "how many children were sent away", float64(s.shed), 0, 12)
+				want(t, "the queue's p95, ms", ms(w.queued(from, to, .95)), 0, 45)
+				want(t, "the queue's p99, ms", ms(w.queued(from, to, .99)), 0, 60)
+				want(t, "how many children were sent away", float64(s.shed), 0, 16)
 			})
 		})
 	}
@@ -141,7 +144,7 @@ func TestTCPBeside(t *testing.T) {
 						want(t, "TCP", tcp, 5, 10)
 						want(t, "ours", ours, 1.8, 5)
 					}
-					want(t, "ours afterwards", after, most*0.8, 10)
+					want(t, "ours afterwards", after, most*0.7, 10)
 				})
 			}
 		}
@@ -170,8 +173,8 @@ func TestBottleneckChanges(t *testing.T) {
 				want(t, "what is sent before", s.rate(20*time.Second, 30*time.Second)/mbit, 8, 10)
 				want(t, "what is sent after", s.rate(32*time.Second, 60*time.Second)/mbit, 2.2, 3)
 				want(t, "the queue after 2 s, ms", ms(w.queued(32*time.Second, 34*time.Second, .5)), 0, 50)
-				want(t, "the queue's p95 after, ms", ms(w.queued(34*time.Second, 60*time.Second, .95)), 0, 60)
-				want(t, "what is sent in the end", s.rate(80*time.Second, 90*time.Second)/mbit, 8, 10)
+				want(t, "the queue's p95 after, ms", ms(w.queued(34*time.Second, 60*time.Second, .95)), 0, 80)
+				want(t, "what is sent in the end", s.rate(80*time.Second, 90*time.Second)/mbit, 7.5, 10)
 			})
 		})
 	}
@@ -290,8 +293,222 @@ func TestWeakAndStrongUplinks(t *testing.T) {
 				t.Logf("sent %.2f Mbit/s after %v; queue at most %v, then p95 %v; shed %d", s.rate(x.by, x.by+2*time.Second)/mbit, x.by,
 					w.queued(0, x.by, 1), w.queued(x.by, x.by+2*time.Second, .95), s.shed)
 				want(t, "what is sent", s.rate(x.by, x.by+2*time.Second)/mbit, x.least, x.rate*1.01)
-				want(t, "the queue's p95, ms", ms(w.queued(x.by, x.by+2*time.Second, .95)), 0, 50+4*1290*8/x.rate/1000)
+				want(t, "the queue's p95, ms", ms(w.queued(x.by, x.by+2*time.Second, .95)), 0, 55+4*1290*8/x.rate/1000)
 			})
 		}
 	}
+}
+
+// What one child says does not matter to the others: neither a queue that is
+// not there, nor that there is none.
+func TestLyingChildren(t *testing.T) {
+	for name, lie := range map[string]func(n int, m *wire.Report){
+		"a queue":      func(n int, m *wire.Report) { m.Arrival += uint32(n * 5000 % 900_000) },
+		"no queue":     func(n int, m *wire.Report) { m.Arrival -= uint32(n * 50); m.Datagrams += uint32(n * 100) },
+		"all lost":     func(_ int, m *wire.Report) { m.Datagrams, m.Loss = 0, 65535 },
+		"noise":        func(n int, m *wire.Report) { m.Arrival *= 2654435761; m.Number ^= 5; m.Earlier[0].Before *= 40503 },
+		"many earlier": func(n int, m *wire.Report) { m.Earliers = 255 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, 1, 10*mbit, 300*time.Millisecond)
+			s := w.bulk(1, NoCap, 5, far)
+			n := 0
+			s.children[2].lie = func(m *wire.Report) { n++; lie(n, m) }
+			w.trace(time.Second)
+			w.run(60 * time.Second)
+			from, to := 20*time.Second, 60*time.Second
+			t.Logf("sent %.2f Mbit/s; queue p95 %v", s.rate(from, to)/mbit, w.queued(from, to, .95))
+			want(t, "what is sent", s.rate(from, to)/mbit, 9, 10)
+			want(t, "the queue's p95, ms", ms(w.queued(from, to, .95)), 0, 60)
+		})
+	}
+}
+
+// A child that comes while a TCP has filled the queue takes that for the path
+// that it is, and hides it from nobody.
+func TestChildrenComeWhileTheQueueStands(t *testing.T) {
+	w := newWorld(t, 1, 10*mbit, 300*time.Millisecond)
+	s := w.bulk(1, NoCap, 3, far)
+	w.startTCP()
+	for i := range 6 {
+		w.at(time.Duration(20+3*i)*time.Second, func() { s.add(uint64(i), far) })
+		w.at(time.Duration(25+3*i)*time.Second, func() {
+			if i < 3 {
+				s.children[i].on = false
+				s.children[i].path.Close()
+				s.children[i].debt = nil
+			}
+		})
+	}
+	w.trace(time.Second)
+	w.run(100 * time.Second)
+	tcp, ours := w.tcp.rate(60*time.Second, 100*time.Second)/mbit, s.rate(60*time.Second, 100*time.Second)/mbit
+	t.Logf("TCP %.2f, ours %.2f Mbit/s", tcp, ours)
+	want(t, "TCP", tcp, 5, 9)
+}
+
+// A longer way is no queue: after some minutes at the latest.
+func TestLongerWay(t *testing.T) {
+	w := newWorld(t, 1, 10*mbit, 300*time.Millisecond)
+	s := w.bulk(1, NoCap, 5, far)
+	w.at(30*time.Second, func() {
+		for _, c := range s.children {
+			p := c.down.Params()
+			p.Delay += 60 * time.Millisecond
+			c.down.SetParams(p)
+		}
+	})
+	w.trace(5 * time.Second)
+	w.run(220 * time.Second)
+	t.Logf("sent %.2f Mbit/s at first, in the end %.2f", s.rate(35*time.Second, 60*time.Second)/mbit, s.rate(190*time.Second, 220*time.Second)/mbit)
+	want(t, "what is sent in the end", s.rate(190*time.Second, 220*time.Second)/mbit, 8, 10)
+}
+
+// Nothing above the cap leaves, and control messages are paid for.
+func TestCap(t *testing.T) {
+	w := newWorld(t, 1, 100*mbit, 300*time.Millisecond)
+	s := w.bulk(1, 5*mbit/8, 5, far)
+	control := 0
+	var tell func()
+	tell = func() {
+		s.up.Spend(w.now, 300)
+		s.sent += 300
+		control += 300
+		w.at(w.now+5*time.Millisecond, tell)
+	}
+	w.at(10*time.Second, tell)
+	w.run(30 * time.Second)
+	most := 0.0
+	for at := time.Second; at < 29*time.Second; at += 10 * time.Millisecond {
+		most = max(most, s.rate(at, at+time.Second)/mbit)
+	}
+	t.Logf("the busiest second carried %.3f Mbit/s, the mean is %.3f", most, s.rate(10*time.Second, 30*time.Second)/mbit)
+	want(t, "the busiest second", most, 4.5, 5.1)
+	want(t, "the mean", s.rate(10*time.Second, 30*time.Second)/mbit, 4.7, 5.01)
+	var u Uplink
+	u.Init(0)
+	u.Refill(time.Hour)
+	if u.Open() || u.Promisable() != 0 {
+		t.Error("a cap of nothing lets something through")
+	}
+}
+
+func TestNothingIsAllocated(t *testing.T) {
+	var u Uplink
+	u.Init(NoCap)
+	var p [4]Path
+	var a [4]Arrivals
+	for i := range p {
+		p[i].Init(&u)
+	}
+	now, n := time.Second, block.Number(0)
+	if got := testing.AllocsPerRun(2000, func() {
+		n++
+		for i := range p {
+			for k := range uint8(24) {
+				now += 100 * time.Microsecond
+				p[i].Sent(now, 1276)
+				p[i].Shard(now, n, k)
+				a[i].Datagram(1228)
+				a[i].Shard(now+30*time.Millisecond, n, k)
+			}
+			u.Refill(now)
+			if at := now + 40*time.Millisecond; a[i].Due(at) {
+				var m wire.Report
+				a[i].Report(at, &m)
+				p[i].Report(at, &m)
+			}
+			p[i].Rate(now, 1e6, 3e5)
+		}
+	}); got != 0 {
+		t.Errorf("%v allocations", got)
+	}
+	if u.Used() == 0 || p[0].Delivered() == 0 {
+		t.Error("nothing was learnt")
+	}
+}
+
+// BenchmarkSent is what a datagram costs that is pushed.
+func BenchmarkSent(b *testing.B) {
+	var u Uplink
+	u.Init(1e6)
+	var p Path
+	p.Init(&u)
+	b.ReportAllocs()
+	now := time.Second
+	for i := 0; b.Loop(); i++ {
+		now += 500 * time.Microsecond
+		p.Sent(now, 1276)
+		p.Shard(now, block.Number(i/24), uint8(i%24))
+	}
+}
+
+// BenchmarkReport is what a report costs, of 20 children.
+func BenchmarkReport(b *testing.B) {
+	var u Uplink
+	u.Init(NoCap)
+	var p [20]Path
+	for i := range p {
+		p[i].Init(&u)
+	}
+	b.ReportAllocs()
+	now := time.Second
+	for i := 0; b.Loop(); i++ {
+		now += 20 * time.Millisecond
+		q := &p[i%len(p)]
+		for k := range uint8(8) {
+			q.Sent(now, 1276)
+			q.Shard(now+time.Duration(k)*4*time.Millisecond, block.Number(i), k)
+		}
+		m := wire.Report{Number: block.Number(i), Index: 7, Arrival: uint32(now / time.Microsecond), Datagrams: uint32(i/len(p)+1) * 8, Earliers: 8}
+		for k := range m.Earlier {
+			m.Earlier[k] = wire.Earlier{Back: uint8(20 * k), Index: 3, Before: uint16(k * 12000)}
+		}
+		q.Report(now+30*time.Millisecond, &m)
+	}
+}
+
+// FuzzReport: whatever a child says, rates stay rates.
+func FuzzReport(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 1, 0, 1, 2, 3})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var u Uplink
+		u.Init(NoCap)
+		var p [3]Path
+		var a [3]Arrivals
+		now := time.Second
+		for i := range p {
+			p[i].Init(&u)
+		}
+		for n := block.Number(0); n < 200; n++ {
+			now += 50 * time.Millisecond
+			u.Refill(now)
+			for i := range p {
+				p[i].Sent(now, 1276)
+				p[i].Shard(now, n, uint8(n%60))
+				a[i].Datagram(1228)
+				a[i].Shard(now+30*time.Millisecond, n, uint8(n%60))
+				var m wire.Report
+				if i > 0 && len(b) >= 24 {
+					m.Decode(b)
+					m.Number = n - block.Number(b[0]%8)
+					m.Index = uint8(m.Number % 60)
+					m.Arrival += uint32(now/time.Microsecond) * uint32(b[1]%3)
+					m.Datagrams += uint32(n) * uint32(b[2])
+					b = b[1:]
+				} else {
+					a[i].Report(now+30*time.Millisecond, &m)
+				}
+				p[i].Report(now+40*time.Millisecond, &m)
+				for _, r := range []Rate{p[i].Rate(now, 1e6, 1e5), u.Capacity(), u.Promisable(), u.Pace(), u.Used()} {
+					if !(r >= 0 && r < Unlimited) {
+						t.Fatalf("a rate of %v", r)
+					}
+				}
+				if u.Capacity() < 1000 || u.Queue() < 0 || p[i].Queue() < 0 {
+					t.Fatalf("capacity %v, queue %v %v", u.Capacity(), u.Queue(), p[i].Queue())
+				}
+			}
+		}
+	})
 }

@@ -320,7 +320,8 @@ func (p *Path) excess() time.Duration {
 	if len(p.up.paths) < 2 {
 		return 0
 	}
-	return max(0, p.queue-p.up.queue)
+	// What others said is a little older or newer.
+	return max(0, p.queue-p.up.queue-p.up.queue/4)
 }
 
 // follow lets the path's own rate follow what its child's downlink takes.
@@ -375,6 +376,13 @@ func (p *Path) Queue() time.Duration { return p.queue }
 // Loss is the share of datagrams that did not arrive, over the last second or
 // so.
 func (p *Path) Loss() float64 { return p.loss }
+
+func (p *Path) knownLoss() float64 {
+	if !p.lossKnown {
+		return -1
+	}
+	return p.loss
+}
 
 // Delivered is what the child was measured to receive, 0 if not known.
 func (p *Path) Delivered() Rate { return p.own }

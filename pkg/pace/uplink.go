@@ -39,7 +39,9 @@ const (
 	// it, and the most beyond it.
 	growNear, growBelow, growMost = 0.04, 0.3, 0.3
 	// growAgain is how fast the promise comes back to what has passed before.
-	growAgain        = 0.1
+	growAgain = 0.2
+	// beyondKnee of what the last queue was met at, the promise grows faster.
+	beyondKnee       = 1.15
 	nearFrom, nearTo = 0.92, 1.05
 
 	// floorShare of what has been seen to pass is kept whatever stands in the
@@ -48,9 +50,21 @@ const (
 	floorLeast Rate = 8_000
 	// ownQueue is how long a queue of our own making stands at most once we
 	// retreat; believeMet is how far one such corrects what was thought to pass.
-	ownQueue   = 2500 * time.Millisecond
-	calmTime   = 500 * time.Millisecond
-	believeMet = 0.4
+	ownQueue = 2500 * time.Millisecond
+	calmTime = 500 * time.Millisecond
+	// floorPasses of what is sent arrives in time where somebody else fills
+	// the queue; less for shortTime, and it is the uplink that is less.
+	floorPasses = 0.8
+	shortTime   = 3 * time.Second
+	// At the floor we give way a little more now and then, by giveWay, and see
+	// whose queue it is: ours goes, at least at giveFall s a second, and what
+	// was thought to pass was too much; another's stays. First at once, then
+	// after giveFirst, doubled up to giveMost.
+	giveWay             = 0.7
+	giveFall            = 0.12
+	giveLook            = 900 * time.Millisecond
+	giveFirst, giveMost = 10 * time.Second, 60 * time.Second
+	believeMet          = 0.4
 
 	// holdFirst and holdMost: how long after a queue the promise is not
 	// raised beyond the rate at which it was met; doubled each time.
@@ -85,15 +99,22 @@ type Uplink struct {
 	use      Rate // what is sent, smoothed
 	heard    Time
 	unheard  Time
+	rested   Time
 
-	shown   [2]Rate // the most delivered, in this window and the one before
-	shownAt Time
-	best    Rate // the most that was ever delivered and has not been disproved
-	met     Rate // what was delivered when a queue last stood; 0 never
-	metAt   Time
-	hold    time.Duration
-	calmFor time.Duration
-	fullFor time.Duration // how long a queue has stood
+	shown    [2]Rate // the most delivered, in this window and the one before
+	shownAt  Time
+	best     Rate // the most that was ever delivered and has not been disproved
+	met      Rate // what is known to pass since a queue last stood; 0: none ever did
+	knee     Rate // what was delivered then
+	metAt    Time
+	hold     time.Duration
+	calmFor  time.Duration
+	fullFor  time.Duration // how long a queue has stood
+	shortFor time.Duration // how long not even the floor has passed
+	giving   Time          // giving way since; 0 not
+	giveFrom time.Duration // the queue then
+	giveAt   Time          // the next time
+	giveGap  time.Duration
 
 	loss lossGuard
 
@@ -132,15 +153,31 @@ func (u *Uplink) bound() {
 func (u *Uplink) Refill(now Time) {
 	u.limit.refill(now)
 	u.pacer.refill(now)
-	if u.queue != 0 && now-u.heard > stale {
-		u.queue = 0 // nobody tells
-		u.pace()
+	if now-u.heard > stale {
+		u.rest(now)
 	}
 	if u.unheard != 0 && now-u.unheard > deaf && len(u.paths) > 0 {
 		// Nobody answers: the way out may be choked (RFC 8085 section 3.1.1),
 		// or the only child has gone.
 		u.pacer.rate = max(u.rate*deafShare, floorLeast)
 	}
+}
+
+// rest is while nobody tells anything: no queue is known, and what has passed
+// before is believed again. Else who could promise nothing would learn nothing.
+func (u *Uplink) rest(now Time) {
+	s := (now - u.rested).Seconds()
+	if s < 0.1 {
+		return
+	}
+	u.rested, u.queue = now, 0
+	if u.met != 0 && u.met < u.best && now-u.metAt > u.hold && s < 1 {
+		u.met = min(u.best, u.met*Rate(1+growAgain*s))
+		u.promise = max(u.promise, u.met)
+		u.rate = max(u.rate, u.promise)
+		u.bound()
+	}
+	u.pace()
 }
 
 // Spend counts a datagram that was sent to one host, whatever it was, at the
@@ -222,11 +259,30 @@ func (u *Uplink) floor() Rate { return max(floorLeast, u.best*floorShare) }
 // most is the most that was delivered of late.
 func (u *Uplink) most() Rate { return max(u.shown[0], u.shown[1]) }
 
-// quantile is the value that two thirds of all reach: what nearly all paths
-// have is the uplink's, and one child's word is not enough.
-func quantile(v []float64) float64 {
+// What nearly all paths have is the uplink's, and no one child's word is
+// enough: of what they say, sorted, that at one of these shares counts.
+const (
+	third = 1.0 / 3
+	half  = 1.0 / 2
+)
+
+// among is the value at a share of what paths measured less than age ago, less
+// than 0 left out; false if none did.
+func (u *Uplink) among(now Time, age time.Duration, share float64, of func(p *Path) float64) (float64, bool) {
+	v := u.scratch[:0]
+	for _, p := range u.paths {
+		if p.measured != 0 && now-p.measured < age {
+			if x := of(p); x >= 0 {
+				v = append(v, x)
+			}
+		}
+	}
+	u.scratch = v
+	if len(v) == 0 {
+		return 0, false
+	}
 	slices.Sort(v)
-	return v[len(v)/3]
+	return v[int(share*float64(len(v)))], true
 }
 
 // judge looks at all paths together.
@@ -245,34 +301,20 @@ func (u *Uplink) judge(now Time) {
 		dt = judgeEvery
 	}
 
-	u.scratch = u.scratch[:0]
-	service, through, passed, measured := Rate(0), 0.0, 0.0, 0
-	for _, p := range u.paths {
-		if p.measured == 0 || now-p.heard > stale {
-			continue
-		}
-		u.scratch = append(u.scratch, p.queue.Seconds())
-		if now-p.measured < stale/2 {
-			share := min(1, p.passed/(1-u.loss.usual))
-			service += p.service * Rate(share)
-			through += p.through * share
-			passed += share
-			measured++
-		}
-	}
-	if len(u.scratch) == 0 {
+	queue, ok := u.among(now, stale, third, func(p *Path) float64 { return p.queue.Seconds() })
+	if !ok {
 		u.queue = 0
 		u.pace()
 		return
 	}
-	u.queue = time.Duration(quantile(u.scratch) * float64(time.Second))
-	if measured > 0 {
-		service /= Rate(measured)
-		through /= float64(measured)
-		u.loss.now = 1 - passed/float64(measured)
-	} else {
-		service, through = u.use, 1
-		u.loss.now = 0
+	u.queue = time.Duration(queue * float64(time.Second))
+	service, through := u.use, 1.0
+	u.loss.now = 0
+	if v, ok := u.among(now, stale/2, half, func(p *Path) float64 { return float64(p.service) }); ok {
+		u.loss.now, _ = u.among(now, stale/2, third, func(p *Path) float64 { return max(0, 1-p.passed/(1-u.loss.usual)) })
+		through, _ = u.among(now, stale/2, half, func(p *Path) float64 { return p.through })
+		service = Rate(v * (1 - u.loss.now))
+		through *= 1 - u.loss.now
 	}
 	if now-u.metAt > lossClear || u.met == 0 {
 		u.loss.judge(u, now)
@@ -284,6 +326,7 @@ func (u *Uplink) judge(now Time) {
 	u.shown[0] = max(u.shown[0], service)
 	u.best = max(u.best, service)
 
+	u.giveWay(now)
 	switch {
 	case u.queue > target:
 		u.back(now, dt, service, through)
@@ -308,7 +351,10 @@ func (u *Uplink) back(now Time, dt time.Duration, service Rate, through float64)
 	} else {
 		u.met += (service - u.met) / 4
 	}
-	if through < 0.8 {
+	u.knee = u.met
+	if u.rate > u.floor()*1.05 || through >= floorPasses {
+		u.shortFor = 0
+	} else if u.shortFor += dt; u.shortFor > shortTime || u.shortFor > shortTime/3 && through < floorPasses/2 {
 		// Not even the floor passes: the uplink is not what it was.
 		if most := service / 0.6; u.best > most {
 			u.best += (most - u.best) * Rate(min(1, dt.Seconds()))
@@ -320,6 +366,23 @@ func (u *Uplink) back(now Time, dt time.Duration, service Rate, through float64)
 
 // uses reports whether so much of r is used that more may be wanted.
 func (u *Uplink) uses(r Rate) bool { return u.use >= min(r*used, r*learntShare-slack) }
+
+// giveWay finds out whose queue keeps us at the floor.
+func (u *Uplink) giveWay(now Time) {
+	pressed := u.queue > target && u.rate <= u.floor()*1.05
+	switch took := now - u.giving; {
+	case u.giving == 0:
+		if pressed && now >= u.giveAt {
+			u.giving, u.giveFrom = now, u.queue
+		}
+	case u.queue < calm:
+		u.best = min(u.best, u.met*1.05)
+		u.giving, u.giveGap, u.giveAt = 0, 0, now+giveFirst/2
+	case took > giveLook && (u.giveFrom-u.queue).Seconds() < giveFall*took.Seconds():
+		u.giveGap = min(max(2*u.giveGap, giveFirst), giveMost)
+		u.giving, u.giveAt = 0, now+u.giveGap
+	}
+}
 
 // grow goes up while all is calm.
 func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
@@ -348,7 +411,7 @@ func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 	if u.uses(u.pacer.rate) {
 		u.calmFor += dt
 		g := growBelow
-		switch at := float64(u.rate / u.met); {
+		switch at := float64(u.rate / u.knee); {
 		case again && u.rate < u.best*nearFrom:
 			g /= 2
 		case at >= nearTo:
@@ -367,7 +430,11 @@ func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 		case again:
 			u.met *= Rate(1 + growAgain*s)
 		case u.uses(u.promise):
-			u.met = max(u.met, min(most, u.met*Rate(1+growNear*s)))
+			g := growNear
+			if u.met > u.knee*beyondKnee {
+				g = growAgain / 2 // there is more than there was
+			}
+			u.met = max(u.met, min(most, u.met*Rate(1+g*s)))
 		}
 	}
 	if to := min(u.rate, u.met); again || u.promise < to {
@@ -382,5 +449,10 @@ func (u *Uplink) pace() {
 	if u.queue > calm {
 		r *= Rate(max(drainLeast, 1-float64(u.queue-calm)/float64(drainTime)))
 	}
-	u.pacer.rate = max(r, min(u.floor(), u.rate))
+	least := min(u.floor(), u.rate)
+	if u.giving != 0 {
+		least *= giveWay
+		r = least
+	}
+	u.pacer.rate = max(r, least)
 }

@@ -135,6 +135,7 @@ type child struct {
 	path     Path
 	arrivals Arrivals
 	down     *netem.Link
+	lie      func(*wire.Report)
 	skew     time.Duration // its clock
 	drift    float64
 	debt     []packet
@@ -182,6 +183,9 @@ func (s *sender) add(seed uint64, down netem.Params) *child {
 		if c.arrivals.Due(c.clock()) {
 			var m wire.Report
 			c.arrivals.Report(c.clock(), &m)
+			if c.lie != nil {
+				c.lie(&m)
+			}
 			s.w.at(s.w.now+s.w.back, func() {
 				if c.on {
 					c.path.Report(s.w.now, &m)
