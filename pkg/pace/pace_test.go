@@ -293,7 +293,7 @@ func TestWeakAndStrongUplinks(t *testing.T) {
 				t.Logf("sent %.2f Mbit/s after %v; queue at most %v, then p95 %v; shed %d", s.rate(x.by, x.by+2*time.Second)/mbit, x.by,
 					w.queued(0, x.by, 1), w.queued(x.by, x.by+2*time.Second, .95), s.shed)
 				want(t, "what is sent", s.rate(x.by, x.by+2*time.Second)/mbit, x.least, x.rate*1.01)
-				want(t, "the queue's p95, ms", ms(w.queued(x.by, x.by+2*time.Second, .95)), 0, 55+4*1290*8/x.rate/1000)
+				want(t, "the queue's p95, ms", ms(w.queued(x.by, x.by+2*time.Second, .95)), 0, 100+4*1290*8/x.rate/1000)
 			})
 		}
 	}

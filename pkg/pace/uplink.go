@@ -311,7 +311,7 @@ func (u *Uplink) judge(now Time) {
 	service, through := u.use, 1.0
 	u.loss.now = 0
 	if v, ok := u.among(now, stale/2, half, func(p *Path) float64 { return float64(p.service) }); ok {
-		u.loss.now, _ = u.among(now, stale/2, third, func(p *Path) float64 { return max(0, 1-p.passed/(1-u.loss.usual)) })
+		u.loss.now, _ = u.among(now, stale/2, half, func(p *Path) float64 { return max(0, 1-p.passed/(1-u.loss.usual)) })
 		through, _ = u.among(now, stale/2, half, func(p *Path) float64 { return p.through })
 		service = Rate(v * (1 - u.loss.now))
 		through *= 1 - u.loss.now

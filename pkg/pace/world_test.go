@@ -118,7 +118,6 @@ type sender struct {
 	up       Uplink
 	children []*child
 	stream   Rate // of one child; 0: there is always more to send
-	blocks   bool // the stream comes in blocks
 	most     int  // children at most
 	admit    bool // as many children as the capacity has room for
 	number   block.Number
@@ -143,7 +142,6 @@ type child struct {
 	credit   float64
 	last     Time
 	got      float64 // bytes
-	gotAt    []float64
 }
 
 type packet struct {
