@@ -33,6 +33,7 @@ import (
 	"github.com/sixcast/sixcast/pkg/block"
 	"github.com/sixcast/sixcast/pkg/channel"
 	"github.com/sixcast/sixcast/pkg/link"
+	"github.com/sixcast/sixcast/pkg/pace"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
@@ -543,13 +544,14 @@ func (n *Node) misbehaved(nb *neighbour, what string) {
 // Stats are the node's counters and what holds now.
 type Stats struct {
 	Counters
-	Links    int `json:"links"`
-	Children int `json:"children"`
+	Links    int        `json:"links"`
+	Children int        `json:"children"`
+	Uplink   pace.Stats `json:"uplink"`
 }
 
 // Stats takes a reading.
 func (n *Node) Stats() Stats {
-	s := Stats{Counters: n.stats, Links: len(n.order)}
+	s := Stats{Counters: n.stats, Links: len(n.order), Uplink: n.bucket.Stats()}
 	for _, p := range n.order {
 		for _, nb := range p.joined {
 			if nb.push.mask != 0 {

@@ -170,7 +170,7 @@ func (u *Uplink) rest(now Time) {
 	if s < 0.1 {
 		return
 	}
-	u.rested, u.queue = now, 0
+	u.rested, u.queue, u.use = now, 0, 0
 	if u.met != 0 && u.met < u.best && now-u.metAt > u.hold && s < 1 {
 		u.met = min(u.best, u.met*Rate(1+growAgain*s))
 		u.promise = max(u.promise, u.met)
@@ -455,4 +455,27 @@ func (u *Uplink) pace() {
 		r = least
 	}
 	u.pacer.rate = max(r, least)
+}
+
+// Stats is what is known of an uplink, rates in bit/s at the IP layer.
+type Stats struct {
+	Cap      int64   `json:"cap_bps"`      // -1: none
+	Capacity int64   `json:"capacity_bps"` // what it is believed to take
+	Learnt   bool    `json:"learnt"`       // which has been met
+	Used     int64   `json:"used_bps"`
+	Queue    float64 `json:"queue_ms"` // that stands in it
+}
+
+// Stats takes a reading.
+func (u *Uplink) Stats() Stats {
+	bits := func(r Rate) int64 {
+		if r < 0 {
+			return -1
+		}
+		return int64(r * 8)
+	}
+	return Stats{
+		Cap: bits(u.limit.rate), Capacity: bits(u.Capacity()), Learnt: u.Learnt(), Used: bits(u.use),
+		Queue: math.Round(u.queue.Seconds()*1e4) / 10,
+	}
 }
