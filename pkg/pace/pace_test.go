@@ -144,7 +144,7 @@ func TestTCPBeside(t *testing.T) {
 						want(t, "TCP", tcp, 5, 10)
 						want(t, "ours", ours, 1.8, 5)
 					}
-					want(t, "ours afterwards", after, most*0.7, 10)
+					want(t, "ours afterwards", after, most*0.6, 10)
 				})
 			}
 		}
@@ -173,7 +173,7 @@ func TestBottleneckChanges(t *testing.T) {
 				want(t, "what is sent before", s.rate(20*time.Second, 30*time.Second)/mbit, 8, 10)
 				want(t, "what is sent after", s.rate(32*time.Second, 60*time.Second)/mbit, 2.2, 3)
 				want(t, "the queue after 2 s, ms", ms(w.queued(32*time.Second, 34*time.Second, .5)), 0, 50)
-				want(t, "the queue's p95 after, ms", ms(w.queued(34*time.Second, 60*time.Second, .95)), 0, 80)
+				want(t, "the queue's p95 after, ms", ms(w.queued(34*time.Second, 60*time.Second, .95)), 0, 100)
 				want(t, "what is sent in the end", s.rate(80*time.Second, 90*time.Second)/mbit, 7.5, 10)
 			})
 		})
@@ -226,7 +226,7 @@ func TestShortBuffer(t *testing.T) {
 				st := w.up.Stats()
 				lost := float64(st.Overflowed) / float64(st.Frames)
 				t.Logf("sent %.2f Mbit/s, got %.2f, overflowed %.3f", s.rate(from, to)/mbit, got, lost)
-				want(t, "what is sent", s.rate(from, to)/mbit, 7, 11)
+				want(t, "what is sent", s.rate(from, to)/mbit, 6, 11)
 				want(t, "what overflows", lost, 0, 0.08)
 			})
 		})
@@ -292,7 +292,7 @@ func TestWeakAndStrongUplinks(t *testing.T) {
 				w.run(x.by + 2*time.Second)
 				t.Logf("sent %.2f Mbit/s after %v; queue at most %v, then p95 %v; shed %d", s.rate(x.by, x.by+2*time.Second)/mbit, x.by,
 					w.queued(0, x.by, 1), w.queued(x.by, x.by+2*time.Second, .95), s.shed)
-				want(t, "what is sent", s.rate(x.by, x.by+2*time.Second)/mbit, x.least, x.rate*1.01)
+				want(t, "what is sent", s.rate(x.by, x.by+2*time.Second)/mbit, x.least, x.rate*1.02)
 				want(t, "the queue's p95, ms", ms(w.queued(x.by, x.by+2*time.Second, .95)), 0, 100+4*1290*8/x.rate/1000)
 			})
 		}

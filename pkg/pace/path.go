@@ -2,6 +2,7 @@ package pace
 
 import (
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
@@ -13,6 +14,8 @@ const (
 	markRing = 128
 	// markTime is how long shards of one block share a mark.
 	markTime = 3 * time.Millisecond
+	// unknown is a delay that is not, µs.
+	unknown = 1 << 40
 	// sampleRing is how many arrivals are remembered.
 	sampleRing = 16
 
@@ -35,6 +38,10 @@ const (
 	// lossTime and lossCount are what a measurement of loss takes at least.
 	lossTime  = time.Second
 	lossCount = 48
+
+	// leastSlots seconds of least delays are kept to see it rise: the last one
+	// or two are compared with those before.
+	leastSlots = 12
 
 	// pathTarget is the standing queue on a path, beyond our uplink's, above
 	// which the path's rate comes down.
@@ -73,6 +80,10 @@ type Path struct {
 	baseAt   Time
 	recent   [sampleRing]sample
 	samples  int
+
+	least  [leastSlots]int64 // least delays, µs: of this second, of the one before, …
+	second int64             // which that is
+	frozen int64             // what they are compared with while the uplink is busy
 
 	queue    time.Duration // standing, the uplink's part included
 	service  Rate          // what the whole node delivered while this path was looked at
@@ -219,6 +230,10 @@ func (p *Path) sample(now Time, k *mark, arrival uint32) bool {
 			p.base[i] = first
 		}
 		p.baseAt = now
+		for i := range p.least {
+			p.least[i] = unknown
+		}
+		p.second, p.frozen = int64(k.at/time.Second), unknown
 	}
 	s := sample{k.at, int64(int32(owd - p.ref)), k.sent, k.own}
 	if p.samples > 0 {
@@ -229,7 +244,7 @@ func (p *Path) sample(now Time, k *mark, arrival uint32) bool {
 	}
 	for now-p.baseAt >= baseWindow {
 		copy(p.base[1:], p.base[:])
-		p.base[0] = 1 << 40
+		p.base[0] = unknown
 		if p.baseAt += baseWindow; now-p.baseAt > baseWindows*baseWindow {
 			p.baseAt = now
 		}
@@ -238,6 +253,14 @@ func (p *Path) sample(now Time, k *mark, arrival uint32) bool {
 		}
 	}
 	p.base[0] = min(p.base[0], s.owd)
+	for second := int64(s.at / time.Second); p.second < second; p.second++ {
+		if second-p.second > leastSlots {
+			p.second = second - leastSlots
+		}
+		copy(p.least[1:], p.least[:])
+		p.least[0] = unknown
+	}
+	p.least[0] = min(p.least[0], s.owd)
 	p.recent[p.samples%sampleRing] = s
 	p.samples++
 	return true
@@ -285,6 +308,20 @@ func (p *Path) measure(now Time) {
 	}
 	p.through += (through - p.through) * min(1, (now-p.measured).Seconds())
 	p.measured = now
+}
+
+// risen says by how much the least delay of the last second or two is above
+// what it was in the ten before; negative if that is not known.
+func (p *Path) risen() float64 {
+	now := min(p.least[0], p.least[1])
+	then := p.frozen
+	if !p.up.busy() {
+		then = slices.Min(p.least[2:])
+	}
+	if now == unknown || then == unknown {
+		return -1
+	}
+	return max(0, float64(now-then)/1e6)
 }
 
 // count takes the child's count of datagrams as of one that was the sent-th.

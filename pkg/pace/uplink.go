@@ -27,11 +27,15 @@ const (
 	// startRate is believed of an uplink that nothing is known of: 4 Mbit/s.
 	startRate Rate = 500_000
 	// startTimes what has passed is tried next until the first queue is met.
-	startTimes = 1.5
+	startTimes = 1.35
 	// beyondShown is how far the rate may stand above what has been shown to pass.
 	beyondShown = 1.4
 	// used is the share of the rate that must be used for it to grow.
 	used = 0.75
+	// usedBeyond is the same beyond beyondKnee: there the pace must have been
+	// needed, since a train of datagrams that leaves faster than the uplink
+	// takes it is a queue of our own.
+	usedBeyond = 0.9
 	// slack is what may be left of it at least: room for one child more that
 	// has most of its stripes from others.
 	slack Rate = 125_000
@@ -77,6 +81,19 @@ const (
 	// is promised: the rest is for control, repairs and those who join.
 	capShare, learntShare = 0.95, 0.9
 
+	// Somebody is beside us when the least delay on the paths has risen by a
+	// whole packet's time, and busyRise, for busyTime, while we use no more
+	// than busyUse of what passes. Then we come down to busyShare, by busyBack
+	// a second, as long as it stays so but no longer than busyMost: clocks
+	// drift, and ways become longer.
+	busyRise    = time.Millisecond
+	wholePacket = 1514.0
+	busyTime    = time.Second
+	busyUse     = 0.9
+	busyShare   = 0.35
+	busyBack    = 0.4
+	busyMost    = time.Minute
+
 	judgeEvery = 40 * time.Millisecond
 	useTime    = 600 * time.Millisecond
 	shownTime  = 15 * time.Second
@@ -115,6 +132,8 @@ type Uplink struct {
 	giveFrom time.Duration // the queue then
 	giveAt   Time          // the next time
 	giveGap  time.Duration
+	busyFor  time.Duration // how long the uplink has never been free
+	busyFrom Time          // since when we give way to that; 0 not
 
 	loss lossGuard
 
@@ -327,9 +346,11 @@ func (u *Uplink) judge(now Time) {
 	u.best = max(u.best, service)
 
 	u.giveWay(now)
+	u.beside(now, dt)
 	switch {
 	case u.queue > target:
 		u.back(now, dt, service, through)
+	case u.busy():
 	case u.queue < calm:
 		u.grow(now, dt, service)
 	}
@@ -367,6 +388,55 @@ func (u *Uplink) back(now Time, dt time.Duration, service Rate, through float64)
 // uses reports whether so much of r is used that more may be wanted.
 func (u *Uplink) uses(r Rate) bool { return u.use >= min(r*used, r*learntShare-slack) }
 
+// busy reports whether we give way to somebody who leaves the uplink no rest.
+func (u *Uplink) busy() bool { return u.busyFrom != 0 }
+
+// proven is what passes for certain.
+func (u *Uplink) proven() Rate {
+	if u.met != 0 {
+		return max(1, min(u.met, u.best))
+	}
+	return max(1, u.best)
+}
+
+// beside notices who fills the uplink next to us without a queue to speak of,
+// as a TCP of this very host does, whose stack keeps two packets in the queue
+// and no more: the least delay rises by a packet's time on all paths and stays,
+// though what we send should leave gaps. On all paths: those that come last in
+// a train of our own datagrams see the others' queue.
+func (u *Uplink) beside(now Time, dt time.Duration) {
+	rise, ok := u.among(now, stale, 0, (*Path).risen)
+	if !ok {
+		rise = 0
+	}
+	packet := max(busyRise.Seconds(), wholePacket/float64(u.proven()))
+	switch {
+	case u.busy():
+		if rise > packet/2 {
+			u.busyFor = 0
+		} else {
+			u.busyFor += dt
+		}
+		if u.busyFor > busyTime/2 || now-u.busyFrom > busyMost {
+			u.busyFrom, u.busyFor = 0, 0
+			return
+		}
+		u.rate = max(min(u.rate, max(u.rate*Rate(1-busyBack*dt.Seconds()), u.best*busyShare)), u.floor())
+		u.promise = min(u.promise, u.rate)
+		u.calmFor = 0
+	case rise > packet && u.use < u.best*busyUse && u.use > u.best*busyShare:
+		if u.busyFor += dt; u.busyFor > busyTime {
+			u.busyFrom, u.busyFor = now, 0
+			u.starting = false
+			for _, p := range u.paths {
+				p.frozen = slices.Min(p.least[2:])
+			}
+		}
+	default:
+		u.busyFor = 0
+	}
+}
+
 // giveWay finds out whose queue keeps us at the floor.
 func (u *Uplink) giveWay(now Time) {
 	pressed := u.queue > target && u.rate <= u.floor()*1.05
@@ -401,14 +471,14 @@ func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 	most := u.most()
 	if u.starting {
 		if u.loss.now < lossRise*2 {
-			u.rate = max(u.rate, most*startTimes)
+			u.rate = max(u.rate, most*startTimes, (most+slack)/learntShare)
 		}
 		u.promise = max(u.promise, u.rate)
 		return
 	}
 	most = max(most*beyondShown, (most+slack)/learntShare)
 	again := u.met < u.best*nearFrom // more has passed before: somebody else was here
-	if u.uses(u.pacer.rate) {
+	if u.uses(u.pacer.rate) && (u.rate < u.knee*beyondKnee || u.use > u.rate*usedBeyond) {
 		u.calmFor += dt
 		g := growBelow
 		switch at := float64(u.rate / u.knee); {
@@ -435,6 +505,7 @@ func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 				g = growAgain / 2 // there is more than there was
 			}
 			u.met = max(u.met, min(most, u.met*Rate(1+g*s)))
+			u.rate = max(u.rate, u.met)
 		}
 	}
 	if to := min(u.rate, u.met); again || u.promise < to {
