@@ -317,7 +317,7 @@ MESSAGES = {
     0x16: ("STATE", "4s" + STATE[0], "channel " + STATE[1]),
     0x17: ("REQUEST", BLOCK[0] + "B8s", BLOCK[1] + " flags shards"),
     0x18: ("REFUSE", BLOCK[0] + "B", BLOCK[1] + " reason"),
-    0x19: ("REPORT", "4sIIIBIH", "channel datagrams kilobytes number index arrival loss"),
+    0x19: ("REPORT", "4sIIIBIHB", "channel datagrams kilobytes number index arrival loss earliers"),  # and earlier
 }
 FLAGS = {
     "JOIN": ("serves",),
@@ -347,6 +347,11 @@ def read_messages(b):
         f = fields_of(layout, names, body)
         if name == "BYE":
             f["text"] = body[1:201].decode("utf-8", "replace")
+        if name == "REPORT":
+            if n < 24 + 4 * f["earliers"]:
+                continue
+            f["earliers"] = min(f["earliers"], 8)
+            f["earlier"] = [list(struct.unpack_from(">BBH", body, 24 + 4 * i)) for i in range(f["earliers"])]
         if name in FLAGS:
             flags = f.pop("flags")
             f.update((flag, bool(flags >> bit & 1)) for bit, flag in enumerate(FLAGS[name]))

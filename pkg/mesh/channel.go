@@ -300,8 +300,7 @@ func (c *Channel) shard(from *neighbour, raw []byte) {
 	}
 	if from != nil {
 		from.heard(sh.Name)
-		from.lastShard, from.lastIndex = sh.Name.Number, uint8(sh.Index)
-		from.lastArrival = n.now
+		from.arrivals.Shard(n.now, sh.Name.Number, uint8(sh.Index))
 	}
 	if sh.Name.Run == c.run && c.begun {
 		if sh.Name.Number < c.oldest {

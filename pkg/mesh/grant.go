@@ -399,39 +399,33 @@ func (n *Node) used(nb *neighbour) float64 {
 // left is how much more may be promised to nb, what it has included, bytes a
 // second.
 func (n *Node) left(nb *neighbour) float64 {
-	up := n.capacity()
-	if up < 0 || nb.ch.rate == 0 {
+	if nb.ch.rate == 0 {
 		return 1e12
 	}
-	share := promise
-	if nb.ch.source {
-		share = sourcePromise
-	}
-	return share*up - n.used(nb)
+	return n.promisable(nb.ch) - n.used(nb)
 }
 
-// capacity is what the node can send, bytes a second; negative: no bound.
-func (n *Node) capacity() float64 {
-	if n.cfg.Upload < 0 {
-		return -1
+// capacity is what the node can send, bytes a second, as far as it is known.
+func (n *Node) capacity() float64 { return float64(n.bucket.Capacity()) }
+
+// promisable is how much of that may be promised.
+func (n *Node) promisable(c *Channel) float64 {
+	p := float64(n.bucket.Promisable())
+	if c.source {
+		p *= sourcePromise / promise
 	}
-	return float64(n.cfg.Upload) / 8
+	return p
 }
 
 // slots is how many more stripes of c may be promised.
 func (n *Node) slots(c *Channel) int {
-	up := n.capacity()
 	switch {
 	case !n.serves():
 		return 0
-	case up < 0 || c.rate == 0:
+	case c.rate == 0:
 		return 255
 	}
-	share := promise
-	if c.source {
-		share = sourcePromise
-	}
-	return max(0, int((share*up-n.used(nil))/c.stripeRate()))
+	return max(0, int(min(255, (n.promisable(c)-n.used(nil))/c.stripeRate())))
 }
 
 // stripeRate is what one stripe takes on the wire, bytes a second, headers

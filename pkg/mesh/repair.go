@@ -362,7 +362,8 @@ func (c *Channel) servers3(s *slot) []*neighbour {
 				continue
 			}
 			parent := nb.asked&^(wire.Manifest|wire.Second) != 0 && nb.acked
-			if parent != parents || !parent && (!holds(nb) || n.now < nb.busyUntil || !nb.serves || nb.empty > 0) {
+			// A child has of a block what we have, if nobody else feeds it.
+			if parent != parents || !parent && (!holds(nb) || n.now < nb.busyUntil || !nb.serves || nb.empty > 0 || nb.push.mask != 0) {
 				continue
 			}
 			list = append(list, nb)
@@ -619,13 +620,10 @@ func (c *Channel) housekeep() {
 		if n.now-nb.saidState >= every || nb.push.mask != 0 && nb.push.pending == 0 && n.now-max(nb.push.last, nb.saidState) >= stateIdle {
 			nb.sayState()
 		}
-		if nb.rxDatagrams != nb.reported && n.now-nb.saidReport >= reportEvery && (nb.saidState == n.now || n.now-nb.saidReport >= 2*reportEvery) {
-			nb.saidReport, nb.reported = n.now, nb.rxDatagrams
-			nb.peer.tell((&wire.Report{
-				Channel: c.tag, Datagrams: uint32(nb.rxDatagrams), Kilobytes: uint32(nb.rxBytes / 1000),
-				Number: nb.lastShard, Index: nb.lastIndex, Arrival: uint32(nb.lastArrival / time.Microsecond),
-				Loss: uint16(min(65535, nb.loss()*65536)),
-			}).Append)
+		if nb.arrivals.Due(n.now) {
+			m := wire.Report{Channel: c.tag, Loss: uint16(min(65535, nb.loss()*65536))}
+			nb.arrivals.Report(n.now, &m)
+			nb.peer.tell(m.Append)
 		}
 	}
 	c.mingle()

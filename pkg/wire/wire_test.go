@@ -64,7 +64,10 @@ var messages = []struct {
 		"17001a" + "cafebabe" + "00" + "0123456789abcdef" + "01020304" + "01" + "8000000000000005"},
 	{"REFUSE", &Refuse{Channel: 0xcafebabe, Name: name, Reason: RefuseGone}, "180012" + "cafebabe" + "00" + "0123456789abcdef" + "01020304" + "01"},
 	{"REPORT", &Report{Channel: 0xcafebabe, Datagrams: 1000, Kilobytes: 1220, Number: 300, Index: 12, Arrival: 0xfffffff0, Loss: 3277},
-		"190017" + "cafebabe" + "000003e8" + "000004c4" + "0000012c" + "0c" + "fffffff0" + "0ccd"},
+		"190018" + "cafebabe" + "000003e8" + "000004c4" + "0000012c" + "0c" + "fffffff0" + "0ccd" + "00"},
+	{"REPORT", &Report{Channel: 0xcafebabe, Datagrams: 1000, Kilobytes: 1220, Number: 300, Index: 12, Arrival: 0xfffffff0, Loss: 3277,
+		Earlier: [MaxEarlier]Earlier{{Back: 0, Index: 3, Before: 1250}, {Back: 1, Index: 14, Before: 0xffff}}, Earliers: 2},
+		"190020" + "cafebabe" + "000003e8" + "000004c4" + "0000012c" + "0c" + "fffffff0" + "0ccd" + "02" + "00" + "03" + "04e2" + "01" + "0e" + "ffff"},
 	{"STATE", &State{Channel: 0xcafebabe, Progress: Progress{Newest: NoNumber, RAP: NoNumber, Oldest: NoNumber}},
 		"160018" + "cafebabe" + "0000000000000000" + "ffffffff" + "ffffffff" + "ffffffff"},
 	{"BEACON", &Beacon{Stripes: 0x3fff, Channel: 0xcafebabe, Run: name.Run, Newest: 300, RAP: 289, Repair: netip.MustParseAddrPort("[2001:db8::1]:6400")},
@@ -143,6 +146,12 @@ func fields(m any) map[string]any {
 			out[name] = string(x)
 		case [32]byte:
 			out[name] = hex.EncodeToString(x[:])
+		case [MaxEarlier]Earlier:
+			list := [][3]uint16{}
+			for _, e := range x[:v.FieldByName("Earliers").Uint()] {
+				list = append(list, [3]uint16{uint16(e.Back), uint16(e.Index), e.Before})
+			}
+			out[name] = list
 		case StripeMask:
 			out[name] = fmt.Sprintf("%04x", x)
 		default:
