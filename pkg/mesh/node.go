@@ -190,8 +190,9 @@ type Counters struct {
 	QueueDropped    uint64 `json:"queue_dropped"`   // shards not sent to a child that was too far behind
 	GroupRepairs    uint64 `json:"group_repairs"`   // shards sent again to the group
 	ManifestsForked uint64 `json:"manifests_forked"`
-	Evictions       uint64 `json:"evictions"` // feeds taken from a child for another
-	Sheds           uint64 `json:"sheds"`     // times that we gave up for a while for lack of room
+	Evictions       uint64 `json:"evictions"`  // feeds taken from a child for another
+	Shed            uint64 `json:"shed_feeds"` // feeds taken from a child for lack of uplink
+	Waits           uint64 `json:"waits"`      // times that we gave up for a while for lack of room
 }
 
 const (

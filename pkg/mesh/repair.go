@@ -575,6 +575,7 @@ func (c *Channel) housekeep() {
 	c.setMargin()
 	c.watch()
 	c.forgetSilent()
+	c.shed()
 	if n.now >= c.clockAt {
 		c.clockAt = n.now + 500*time.Millisecond
 		c.readClock()
