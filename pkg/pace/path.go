@@ -39,9 +39,10 @@ const (
 	lossTime  = time.Second
 	lossCount = 48
 
-	// leastSlots seconds of least delays are kept to see it rise: the last one
-	// or two are compared with those before.
-	leastSlots = 12
+	// leastSlots seconds of least delays are kept to see it rise: the last two
+	// or three, leastNow, are compared with those before.
+	leastSlots = 13
+	leastNow   = 3
 
 	// pathTarget is the standing queue on a path, beyond our uplink's, above
 	// which the path's rate comes down.
@@ -83,6 +84,7 @@ type Path struct {
 
 	least  [leastSlots]int64 // least delays, µs: of this second, of the one before, …
 	second int64             // which that is
+	began  int64             // the first such second
 	frozen int64             // what they are compared with while the uplink is busy
 
 	queue    time.Duration // standing, the uplink's part included
@@ -234,6 +236,7 @@ func (p *Path) sample(now Time, k *mark, arrival uint32) bool {
 			p.least[i] = unknown
 		}
 		p.second, p.frozen = int64(k.at/time.Second), unknown
+		p.began = p.second
 	}
 	s := sample{k.at, int64(int32(owd - p.ref)), k.sent, k.own}
 	if p.samples > 0 {
@@ -310,15 +313,20 @@ func (p *Path) measure(now Time) {
 	p.measured = now
 }
 
-// risen says by how much the least delay of the last second or two is above
-// what it was in the ten before; negative if that is not known.
-func (p *Path) risen() float64 {
-	now := min(p.least[0], p.least[1])
+// risen says by how much the least delay of the last seconds is above what it
+// was in the ten before, in seconds; negative if that is not known.
+func (p *Path) risen() float64 { return p.risenOver(leastNow) }
+
+// risenLately is the same for the last second or two.
+func (p *Path) risenLately() float64 { return p.risenOver(leastNow - 1) }
+
+func (p *Path) risenOver(slots int) float64 {
+	now := slices.Min(p.least[:slots])
 	then := p.frozen
 	if !p.up.busy() {
-		then = slices.Min(p.least[2:])
+		then = slices.Min(p.least[leastNow:])
 	}
-	if now == unknown || then == unknown {
+	if now == unknown || then == unknown || p.second-p.began < leastSlots {
 		return -1
 	}
 	return max(0, float64(now-then)/1e6)
