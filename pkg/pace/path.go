@@ -314,8 +314,24 @@ func (p *Path) measure(now Time) {
 }
 
 // risen says by how much the least delay of the last seconds is above what it
-// was in the ten before, in seconds; negative if that is not known.
+// usually was in the ten before, in seconds; negative if that is not known.
 func (p *Path) risen() float64 { return p.risenOver(leastNow) }
+
+// usually is the least delay in those ten seconds, unknown if it changed by
+// more in them than the rise that is looked for: with much jitter nothing can
+// be told.
+func (p *Path) usually() int64 {
+	least, most := int64(unknown), int64(-unknown)
+	for i := leastNow; i+leastNow <= leastSlots; i++ {
+		if v := slices.Min(p.least[i : i+leastNow]); v != unknown {
+			least, most = min(least, v), max(most, v)
+		}
+	}
+	if p.second-p.began < leastSlots || float64(most-least) > p.up.packet()*1e6/2 {
+		return unknown
+	}
+	return least
+}
 
 // risenLately is the same for the last second or two.
 func (p *Path) risenLately() float64 { return p.risenOver(leastNow - 1) }
@@ -324,9 +340,9 @@ func (p *Path) risenOver(slots int) float64 {
 	now := slices.Min(p.least[:slots])
 	then := p.frozen
 	if !p.up.busy() {
-		then = slices.Min(p.least[leastNow:])
+		then = p.usually()
 	}
-	if now == unknown || then == unknown || p.second-p.began < leastSlots {
+	if now == unknown || then == unknown {
 		return -1
 	}
 	return max(0, float64(now-then)/1e6)

@@ -429,6 +429,11 @@ func (u *Uplink) passes() Rate {
 	return u.pacer.rate
 }
 
+// packet is by how many seconds somebody's packets raise the least delay.
+func (u *Uplink) packet() float64 {
+	return max(busyRise.Seconds(), busyPacket/float64(u.proven()))
+}
+
 // beside notices who fills the uplink next to us without a queue to speak of,
 // as a TCP of this very host does, whose stack keeps two packets in the queue
 // and no more: the least delay rises by a packet's time on all paths and stays,
@@ -440,12 +445,14 @@ func (u *Uplink) beside(now Time, dt time.Duration) {
 	if u.busy() {
 		share = half
 	}
-	rise, ok := u.among(now, stale, share, (*Path).risen)
-	if !ok {
-		rise = 0
+	rise, _ := u.among(now, stale, share, (*Path).risen)
+	if known := len(u.scratch); !u.busy() {
+		if u.among(now, stale, 0, func(*Path) float64 { return 0 }); known < (len(u.scratch)+1)/2 {
+			rise = 0 // most cannot tell
+		}
 	}
 	lately, _ := u.among(now, stale, 0, (*Path).risenLately)
-	packet := max(busyRise.Seconds(), busyPacket/float64(u.proven()))
+	packet := u.packet()
 	u.restless = lately >= packet
 	switch {
 	case u.busy():
@@ -470,9 +477,7 @@ func (u *Uplink) beside(now Time, dt time.Duration) {
 			u.busyFrom, u.busyFor = now, 0
 			u.starting = false
 			for _, p := range u.paths {
-				if p.frozen = unknown; p.second-p.began >= leastSlots {
-					p.frozen = slices.Min(p.least[leastNow:])
-				}
+				p.frozen = p.usually()
 			}
 		}
 	default:
