@@ -20,6 +20,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/sixcast/sixcast/internal/script"
 	"github.com/sixcast/sixcast/pkg/block"
 	"github.com/sixcast/sixcast/pkg/channel"
 	"github.com/sixcast/sixcast/pkg/ts"
@@ -30,7 +31,7 @@ func TestMain(m *testing.M) {
 		"ingest":  main,
 		"unblock": unblock,
 		"signal":  signalled,
-		"code":    code,
+		"code":    script.Code,
 	})
 }
 
@@ -298,15 +299,4 @@ func signalled() {
 	cmd.Process.Signal(sig) // as timeout(1) does
 	cmd.Wait()
 	os.Exit(cmd.ProcessState.ExitCode())
-}
-
-// code runs a command and fails unless it exits with the code given.
-func code() {
-	cmd := exec.Command(os.Args[2], os.Args[3:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Run()
-	if got := strconv.Itoa(cmd.ProcessState.ExitCode()); got != os.Args[1] {
-		fmt.Fprintf(os.Stderr, "%v exited with %s, not %s\n", cmd.Args, got, os.Args[1])
-		os.Exit(1)
-	}
 }

@@ -1,18 +1,16 @@
 package main
 
 import (
-	"fmt"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"strconv"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/sixcast/sixcast/internal/script"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"relay": main, "code": code})
+	testscript.Main(m, map[string]func(){"relay": main, "code": script.Code})
 }
 
 // The scripts say what relay tells those who call it wrongly. They have:
@@ -34,14 +32,4 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 	})
-}
-
-func code() {
-	cmd := exec.Command(os.Args[2], os.Args[3:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Run()
-	if got := strconv.Itoa(cmd.ProcessState.ExitCode()); got != os.Args[1] {
-		fmt.Fprintf(os.Stderr, "%v exited with %s, not %s\n", cmd.Args, got, os.Args[1])
-		os.Exit(1)
-	}
 }

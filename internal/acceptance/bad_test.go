@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/sixcast/sixcast/internal/ci"
 	"github.com/sixcast/sixcast/internal/netem"
 	"github.com/sixcast/sixcast/internal/testnet"
 )
@@ -96,7 +97,7 @@ func TestNoIPv6(t *testing.T) {
 	h, other := twoHosts(t)
 	off := h.Command(context.Background(), "sh", "-c", "for i in all default lo eth0; do echo 1 > /proc/sys/net/ipv6/conf/$i/disable_ipv6; done")
 	if out, err := off.CombinedOutput(); err != nil {
-		t.Skipf("IPv6 cannot be switched off here: %v %s", err, out)
+		ci.Skip(t, "IPv6 cannot be switched off here:", err, string(out))
 	}
 	for _, args := range [][]string{
 		{"watch", s.uri, "--peer", peer(other), "--timeout", "3s"},

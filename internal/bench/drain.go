@@ -86,7 +86,11 @@ func (c *child) join(to netip.AddrPort, id channel.ID, mask wire.StripeMask) {
 	now := time.Since(c.begun)
 	c.link = c.table.Dial(now, to, func(dst []byte) []byte {
 		dst = (&wire.Join{Key: id, Tag: c.table.NewTag(c.link, c)}).Append(dst)
-		return (&wire.Subscribe{Channel: c.tag, Serial: 1, Mask: mask, Manifest: true, Hop: 255, First: wire.FromNext}).Append(dst)
+		m := wire.Subscribe{Channel: c.tag, Serial: 1, Feeds: wire.FeedMask(mask) | wire.Manifest, First: wire.FromNext}
+		for i := range m.Hop {
+			m.Hop[i] = wire.NoHop
+		}
+		return m.Append(dst)
 	})
 	c.conn.Flush(&c.queue)
 }

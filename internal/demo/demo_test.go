@@ -14,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/sixcast/sixcast/internal/ci"
 	"github.com/sixcast/sixcast/internal/netem"
 	"github.com/sixcast/sixcast/pkg/ts"
 )
@@ -86,7 +87,7 @@ func tablesOf(t *testing.T, stream []byte) (tables []byte) {
 func TestLinkLosesItsShareAndKeepsTheOrder(t *testing.T) {
 	server, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
 	if err != nil {
-		t.Skip("no IPv6 on the loopback:", err)
+		ci.Skip(t, "no IPv6 on the loopback:", err)
 	}
 	defer server.Close()
 	l, err := newLossyLink("test", server.LocalAddr().(*net.UDPAddr).AddrPort(), 1, netem.Params{Loss: 0.1, Delay: 5 * time.Millisecond})
@@ -141,7 +142,7 @@ func TestDemo(t *testing.T) {
 		t.Skip("plays for seconds")
 	}
 	if err := checkIPv6(); err != nil {
-		t.Skip(err)
+		ci.Skip(t, err)
 	}
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-o", dir, "../../cmd/ingest", "../../cmd/relay", "../../cmd/watch")

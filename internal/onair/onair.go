@@ -164,6 +164,7 @@ func section(pid ts.PID, body []byte) []byte {
 //
 //	onair BLOCKS [gop=N] [every=TIME] [lose=N,N…] [abort]   goes on air; sets $URI and $PEER. A second one is a newer run at the same address.
 //	offair                                                   ends it before the script does
+//	waitfor FILE BLOCKS                                      waits until FILE holds that many blocks
 //	truth FILE RUN FROM TO [RUN FROM TO …]                   writes what a receiver must write of these blocks: runs count from 1, TO is left out
 func Commands() map[string]func(*testscript.TestScript, bool, []string) {
 	var mu sync.Mutex // scripts run in parallel
@@ -226,6 +227,18 @@ func Commands() map[string]func(*testscript.TestScript, bool, []string) {
 			t.Setenv("PEER", s.Addr.String())
 		},
 		"offair": func(t *testscript.TestScript, _ bool, _ []string) { stop(t) },
+		"waitfor": func(t *testscript.TestScript, _ bool, args []string) {
+			n, err := strconv.Atoi(args[1])
+			t.Check(err)
+			for range 1000 {
+				info, err := os.Stat(t.MkAbs(args[0]))
+				if err == nil && info.Size() >= int64(n*BlockPackets*ts.PacketSize) {
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+			}
+			t.Fatalf("%s does not come to %d blocks", args[0], n)
+		},
 		"truth": func(t *testscript.TestScript, _ bool, args []string) {
 			var out []byte
 			last := ""

@@ -62,9 +62,6 @@ func NewEncoder(c EncoderConfig) (*Encoder, error) {
 	}}, nil
 }
 
-// Capacity is the greatest payload of a block, in bytes.
-func (e *Encoder) Capacity() int { return e.next.Data * MaxRows * MaxShard }
-
 // Next is the name of the next block.
 func (e *Encoder) Next() Name { return e.next.Name }
 

@@ -67,7 +67,7 @@ func FuzzDecodeShard(f *testing.F) {
 		}
 		again := AppendShard(nil, &s)
 		b = bytes.Clone(b)
-		b[3] &= shardRegenerated
+		b[3] &= Regenerated
 		if !bytes.Equal(again, b) {
 			t.Fatalf("%x\n%x", again, b)
 		}

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// shardRegenerated is bit 0 of a shard's flags.
-const shardRegenerated = 1
+// Regenerated is the bit in a shard's flags of one that was made from others.
+const Regenerated = 1
 
 // Shard is a decoded shard datagram (docs/protocol.md section 2.1).
 type Shard struct {
@@ -20,7 +20,7 @@ type Shard struct {
 // Flags is the flags byte of the shard, as Block.Add takes it.
 func (s Shard) Flags() byte {
 	if s.Regenerated {
-		return shardRegenerated
+		return Regenerated
 	}
 	return 0
 }
@@ -43,7 +43,7 @@ func DecodeShard(b []byte) (Shard, error) {
 		Name:        Name{Kind(b[2]), Run(be.Uint64(b[8:])), Number(be.Uint32(b[16:]))},
 		Tag:         be.Uint32(b[4:]),
 		Index:       int(b[1]),
-		Regenerated: b[3]&shardRegenerated != 0,
+		Regenerated: b[3]&Regenerated != 0,
 		Payload:     b[ShardHeader:],
 	}, nil
 }

@@ -5,99 +5,84 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"flag"
 	"math/bits"
-	"os"
-	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
+	"github.com/sixcast/sixcast/internal/vectors"
 	"github.com/sixcast/sixcast/pkg/channel"
 )
 
-var update = flag.Bool("update", false, "rewrite the block vectors in docs/vectors")
-
-const vectorDir = "../../docs/vectors"
-
-// hexBytes is a byte string, in hex.
-type hexBytes []byte
-
-func (h hexBytes) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(h)), nil }
-
 type fecVector struct {
-	D      int        `json:"d"`
-	J      int        `json:"j"`
-	Data   []hexBytes `json:"data"`   // in payload order
-	Parity []hexBytes `json:"parity"` // in the code's order
+	D      int             `json:"d"`
+	J      int             `json:"j"`
+	Data   []vectors.Bytes `json:"data"`   // in payload order
+	Parity []vectors.Bytes `json:"parity"` // in the code's order
 }
 
 type manifestVector struct {
-	Name     string     `json:"name"`
-	Kind     Kind       `json:"kind"`
-	Flags    Flags      `json:"flags"`
-	Tag      uint32     `json:"tag"`
-	Run      uint64     `json:"run"`
-	Number   Number     `json:"number"`
-	SinceRAP uint32     `json:"since_rap"`
-	Created  int64      `json:"created_us"`
-	Duration int64      `json:"duration_us"`
-	Payload  int        `json:"payload"`
-	Preamble int        `json:"preamble"`
-	ShardLen int        `json:"shard_length"`
-	D        int        `json:"d"`
-	J        int        `json:"j"`
-	KeyEpoch uint32     `json:"key_epoch"`
-	Prev     hexBytes   `json:"previous"`
-	Packets  uint64     `json:"packets_before"`
-	Hashes   []hexBytes `json:"hashes"`
-	Datagram hexBytes   `json:"datagram"`
+	Name     string          `json:"name"`
+	Kind     Kind            `json:"kind"`
+	Flags    Flags           `json:"flags"`
+	Tag      uint32          `json:"tag"`
+	Run      uint64          `json:"run"`
+	Number   Number          `json:"number"`
+	SinceRAP uint32          `json:"since_rap"`
+	Created  int64           `json:"created_us"`
+	Duration int64           `json:"duration_us"`
+	Payload  int             `json:"payload"`
+	Preamble int             `json:"preamble"`
+	ShardLen int             `json:"shard_length"`
+	D        int             `json:"d"`
+	J        int             `json:"j"`
+	KeyEpoch uint32          `json:"key_epoch"`
+	Prev     vectors.Bytes   `json:"previous"`
+	Packets  uint64          `json:"packets_before"`
+	Hashes   []vectors.Bytes `json:"hashes"`
+	Datagram vectors.Bytes   `json:"datagram"`
 }
 
 type shardVector struct {
-	Index       int      `json:"index"`
-	Kind        Kind     `json:"kind"`
-	Regenerated bool     `json:"regenerated"`
-	Tag         uint32   `json:"tag"`
-	Run         uint64   `json:"run"`
-	Number      Number   `json:"number"`
-	Payload     hexBytes `json:"payload"`
-	Datagram    hexBytes `json:"datagram"`
+	Index       int           `json:"index"`
+	Kind        Kind          `json:"kind"`
+	Regenerated bool          `json:"regenerated"`
+	Tag         uint32        `json:"tag"`
+	Run         uint64        `json:"run"`
+	Number      Number        `json:"number"`
+	Payload     vectors.Bytes `json:"payload"`
+	Datagram    vectors.Bytes `json:"datagram"`
 }
 
 type reconstructVector struct {
-	Name        string     `json:"name"`
-	Manifest    hexBytes   `json:"manifest"`
-	Shards      []hexBytes `json:"shards"`            // datagrams, in the order in which they come
-	Refused     []int      `json:"refused"`           // those of them that are not accepted
-	Result      string     `json:"result"`            // ok, too few, forged
-	Payload     hexBytes   `json:"payload,omitempty"` // if ok
-	Regenerated []hexBytes `json:"regenerated"`       // datagrams, by index
+	Name        string          `json:"name"`
+	Manifest    vectors.Bytes   `json:"manifest"`
+	Shards      []vectors.Bytes `json:"shards"`            // datagrams, in the order in which they come
+	Refused     []int           `json:"refused"`           // those of them that are not accepted
+	Result      string          `json:"result"`            // ok, too few, forged
+	Payload     vectors.Bytes   `json:"payload,omitempty"` // if ok
+	Regenerated []vectors.Bytes `json:"regenerated"`       // datagrams, by index
 }
 
 type refusedVector struct {
-	Reason   string   `json:"reason"`
-	Check    string   `json:"check"`            // fields, signature or clock
-	Now      int64    `json:"now_us,omitempty"` // the receiver's clock, for check clock
-	Datagram hexBytes `json:"datagram"`
+	Reason   string        `json:"reason"`
+	Check    string        `json:"check"`            // fields, signature or clock
+	Now      int64         `json:"now_us,omitempty"` // the receiver's clock, for check clock
+	Datagram vectors.Bytes `json:"datagram"`
 }
 
 type streamVector struct {
-	File     string     `json:"file"`
-	Skipped  int        `json:"skipped"`  // bytes in no record
-	Records  []string   `json:"records"`  // first 16 bytes of SHA-256 of each datagram found
-	Packets  hexBytes   `json:"packets"`  // SHA-256 of the stream of all blocks, preambles left out
-	Preamble []hexBytes `json:"preamble"` // of each RAP block
+	File     string          `json:"file"`
+	Skipped  int             `json:"skipped"`  // bytes in no record
+	Records  []string        `json:"records"`  // first 16 bytes of SHA-256 of each datagram found
+	Packets  vectors.Bytes   `json:"packets"`  // SHA-256 of the stream of all blocks, preambles left out
+	Preamble []vectors.Bytes `json:"preamble"` // of each RAP block
 }
 
 // blockVectors is docs/vectors/block.json.
 type blockVectors struct {
-	Seed        hexBytes            `json:"seed"`
-	Key         hexBytes            `json:"key"`
+	Seed        vectors.Bytes       `json:"seed"`
+	Key         vectors.Bytes       `json:"key"`
 	FEC         []fecVector         `json:"fec"`
 	Manifests   []manifestVector    `json:"manifests"`
 	Shards      []shardVector       `json:"shards"`
@@ -209,7 +194,7 @@ func makeVectors(t *testing.T) (v blockVectors, files map[string][]byte) {
 			Name: c.name, Kind: m.Kind, Flags: m.Flags, Tag: m.Tag, Run: uint64(m.Run), Number: m.Number, SinceRAP: m.SinceRAP,
 			Created: m.Created.UnixMicro(), Duration: m.Duration.Microseconds(), Payload: m.Payload, Preamble: m.Preamble,
 			ShardLen: m.ShardLen, D: m.Data, J: m.Rows, KeyEpoch: m.KeyEpoch, Prev: m.Prev[:], Packets: m.Packets,
-			Hashes: []hexBytes{}, Datagram: raw,
+			Hashes: []vectors.Bytes{}, Datagram: raw,
 		}
 		for i := range m.Shards() {
 			x.Hashes = append(x.Hashes, m.Hash(i))
@@ -294,7 +279,7 @@ func reconstructVectors(t *testing.T, base Manifest) (vs []reconstructVector) {
 		if c.change != nil {
 			manifest = c.change(manifest, shards)
 		}
-		v := reconstructVector{Name: c.name, Manifest: manifest, Result: c.result, Refused: []int{}, Regenerated: []hexBytes{}}
+		v := reconstructVector{Name: c.name, Manifest: manifest, Result: c.result, Refused: []int{}, Regenerated: []vectors.Bytes{}}
 		var b Block
 		if err := b.Reset(manifest); err != nil || !b.Manifest().Verify(testKey.ID()) {
 			t.Fatal(c.name, err)
@@ -465,7 +450,7 @@ func makeStream(t *testing.T) (stream []byte, records [][]byte) {
 }
 
 func describeStream(file string, stream []byte) streamVector {
-	v := streamVector{File: file, Preamble: []hexBytes{}}
+	v := streamVector{File: file, Preamble: []vectors.Bytes{}}
 	r := NewReader(bytes.NewReader(stream))
 	var packets []byte
 	var b Block
@@ -504,36 +489,8 @@ func TestVectors(t *testing.T) {
 	if t.Failed() {
 		return
 	}
-	text, err := json.MarshalIndent(v, "", " ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	files["block.json"] = append(text, '\n')
+	vectors.CheckJSON(t, "block.json", v)
 	for name, want := range files {
-		path := filepath.Join(vectorDir, name)
-		if *update {
-			if err := os.WriteFile(path, want, 0o644); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		got, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("%s and the code disagree (go test -run Vectors -update rewrites it):\n%s", name, cmp.Diff(lines(got), lines(want)))
-		}
+		vectors.Check(t, name, want)
 	}
-}
-
-func lines(b []byte) []string {
-	if len(b) > 0 && b[0] != '{' {
-		b = []byte(hex.Dump(b))
-	}
-	var s []string
-	for l := range bytes.Lines(b) {
-		s = append(s, string(l))
-	}
-	return s
 }

@@ -3,18 +3,11 @@ package channel
 import (
 	"bytes"
 	"encoding/hex"
-	"encoding/json"
-	"flag"
 	"fmt"
-	"os"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
+	"github.com/sixcast/sixcast/internal/vectors"
 )
-
-var update = flag.Bool("update", false, "rewrite docs/vectors/channel.json")
-
-const vectorFile = "../../docs/vectors/channel.json"
 
 // vector is one channel in docs/vectors/channel.json. Byte strings are hex.
 type vector struct {
@@ -67,31 +60,9 @@ func makeVectors(t *testing.T) []vector {
 }
 
 func TestVectors(t *testing.T) {
-	got := makeVectors(t)
-	if *update {
-		var b bytes.Buffer
-		enc := json.NewEncoder(&b)
-		enc.SetEscapeHTML(false)
-		enc.SetIndent("", "  ")
-		if err := enc.Encode(got); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(vectorFile, b.Bytes(), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b, err := os.ReadFile(vectorFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want []vector
-	if err := json.Unmarshal(b, &want); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, got); diff != "" {
-		t.Errorf("docs/vectors/channel.json and the code disagree (-file +code; -update rewrites it):\n%s", diff)
-	}
-	for _, v := range want {
+	vs := makeVectors(t)
+	vectors.CheckJSON(t, "channel.json", vs)
+	for _, v := range vs {
 		item, _ := hex.DecodeString(v.Item)
 		d, err := ParseDescriptor(item)
 		if err != nil {

@@ -22,6 +22,7 @@ import (
 	"github.com/pion/rtp"
 	"go.uber.org/goleak"
 
+	"github.com/sixcast/sixcast/internal/ci"
 	"github.com/sixcast/sixcast/pkg/ts"
 )
 
@@ -237,7 +238,7 @@ func TestUDP(t *testing.T) {
 		}
 		probe, err := net.ListenPacket("udp", net.JoinHostPort(host, "0"))
 		if err != nil {
-			t.Skip(err)
+			ci.Skip(t, err)
 		}
 		port := probe.LocalAddr().(*net.UDPAddr).Port
 		probe.Close()

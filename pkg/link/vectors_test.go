@@ -6,60 +6,43 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
-	"encoding/json"
-	"flag"
 	"net/netip"
-	"os"
 	"slices"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/chacha20poly1305"
 
+	"github.com/sixcast/sixcast/internal/vectors"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
-var update = flag.Bool("update", false, "rewrite docs/vectors/handshake.json")
-
-const vectorFile = "../../docs/vectors/handshake.json"
-
 // vector is one handshake in docs/vectors/handshake.json. Byte strings are hex.
 type vector struct {
-	InitiatorAddress   string       `json:"initiator_address"`
-	InitiatorStatic    hexBytes     `json:"initiator_static_private"`
-	InitiatorPublic    hexBytes     `json:"initiator_static_public"`
-	InitiatorEphemeral hexBytes     `json:"initiator_ephemeral_private"`
-	InitiatorTag       hexBytes     `json:"initiator_tag"`
-	ResponderStatic    hexBytes     `json:"responder_static_private"`
-	ResponderPublic    hexBytes     `json:"responder_static_public"`
-	ResponderEphemeral hexBytes     `json:"responder_ephemeral_private"`
-	ResponderTag       hexBytes     `json:"responder_tag"`
-	Hello              hexBytes     `json:"hello"`
-	Cookie             hexBytes     `json:"cookie"` // answers hello under load
-	HelloWithCookie    hexBytes     `json:"hello_with_cookie"`
-	Answer             hexBytes     `json:"answer"`
-	FinishMessages     hexBytes     `json:"finish_messages"`
-	Finish             hexBytes     `json:"finish"`
-	InitiatorKey       hexBytes     `json:"initiator_sealing_key"`
-	ResponderKey       hexBytes     `json:"responder_sealing_key"`
-	FromInitiator      sealedVector `json:"sealed_by_initiator"`
-	FromResponder      sealedVector `json:"sealed_by_responder"`
+	InitiatorAddress   string        `json:"initiator_address"`
+	InitiatorStatic    vectors.Bytes `json:"initiator_static_private"`
+	InitiatorPublic    vectors.Bytes `json:"initiator_static_public"`
+	InitiatorEphemeral vectors.Bytes `json:"initiator_ephemeral_private"`
+	InitiatorTag       vectors.Bytes `json:"initiator_tag"`
+	ResponderStatic    vectors.Bytes `json:"responder_static_private"`
+	ResponderPublic    vectors.Bytes `json:"responder_static_public"`
+	ResponderEphemeral vectors.Bytes `json:"responder_ephemeral_private"`
+	ResponderTag       vectors.Bytes `json:"responder_tag"`
+	Hello              vectors.Bytes `json:"hello"`
+	Cookie             vectors.Bytes `json:"cookie"` // answers hello under load
+	HelloWithCookie    vectors.Bytes `json:"hello_with_cookie"`
+	Answer             vectors.Bytes `json:"answer"`
+	FinishMessages     vectors.Bytes `json:"finish_messages"`
+	Finish             vectors.Bytes `json:"finish"`
+	InitiatorKey       vectors.Bytes `json:"initiator_sealing_key"`
+	ResponderKey       vectors.Bytes `json:"responder_sealing_key"`
+	FromInitiator      sealedVector  `json:"sealed_by_initiator"`
+	FromResponder      sealedVector  `json:"sealed_by_responder"`
 }
 
 type sealedVector struct {
-	Counter  uint32   `json:"counter"`
-	Messages hexBytes `json:"messages"`
-	Datagram hexBytes `json:"datagram"`
-}
-
-type hexBytes []byte
-
-func (h hexBytes) MarshalText() ([]byte, error) { return []byte(hex.EncodeToString(h)), nil }
-
-func (h *hexBytes) UnmarshalText(b []byte) (err error) {
-	*h, err = hex.DecodeString(string(b))
-	return err
+	Counter  uint32        `json:"counter"`
+	Messages vectors.Bytes `json:"messages"`
+	Datagram vectors.Bytes `json:"datagram"`
 }
 
 // counting is n bytes that count up from first.
@@ -138,27 +121,7 @@ func makeVector(t *testing.T) vector {
 }
 
 func TestVectorsOfTheHandshake(t *testing.T) {
-	v := makeVector(t)
-	if *update {
-		b, err := json.MarshalIndent(v, "", "  ")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(vectorFile, append(b, '\n'), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b, err := os.ReadFile(vectorFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var want vector
-	if err := json.Unmarshal(b, &want); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(want, v); diff != "" {
-		t.Error(diff)
-	}
+	vectors.CheckJSON(t, "handshake.json", makeVector(t))
 }
 
 // written is Noise_XX_25519_ChaChaPoly_SHA256 written out from the

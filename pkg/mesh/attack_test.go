@@ -115,13 +115,13 @@ func TestBacklogAgainAndAgain(t *testing.T) {
 		{"nothing", func(*station, int, block.Number) []message { return nil }},
 		{"subscribing", func(s *station, serial int, _ block.Number) (out []message) {
 			for k := range 10 {
-				out = append(out, &wire.Subscribe{Channel: s.key.ID().Tag(), Serial: uint16(serial*10 + k), Mask: wire.AllStripes, Manifest: true, SecondManifest: true, Run: s.enc.Next().Run, First: 0})
+				out = append(out, subscribe(wire.Subscribe{Channel: s.key.ID().Tag(), Serial: uint16(serial*10 + k), Feeds: wire.AllFeeds, Run: s.enc.Next().Run, First: 0}))
 			}
 			return out
 		}},
 		{"subscribing for the backlog only", func(s *station, serial int, _ block.Number) (out []message) {
 			for k := range 10 {
-				out = append(out, &wire.Subscribe{Channel: s.key.ID().Tag(), Serial: uint16(serial*10 + k), Mask: wire.AllStripes, Manifest: true, BackfillOnly: true, Run: s.enc.Next().Run, First: 0})
+				out = append(out, subscribe(wire.Subscribe{Channel: s.key.ID().Tag(), Serial: uint16(serial*10 + k), Feeds: wire.AllFeeds &^ wire.Second, BackfillOnly: true, Run: s.enc.Next().Run, First: 0}))
 			}
 			return out
 		}},
@@ -208,7 +208,7 @@ func TestGreedyChildDoesNotStarveTheOthers(t *testing.T) {
 			})
 			w.at(2500*time.Millisecond, func() {
 				// One stripe is what there is still room for.
-				bad.say(&wire.Subscribe{Channel: id.Tag(), Serial: 1000, Mask: 1, Manifest: true, Run: s.enc.Next().Run, First: wire.FromNext})
+				bad.say(subscribe(wire.Subscribe{Channel: id.Tag(), Serial: 1000, Feeds: 1 | wire.Manifest, Run: s.enc.Next().Run, First: wire.FromNext}))
 			})
 			s.feed(source, 0, 200)
 			w.every(3*time.Second, 20*time.Second, 2*time.Millisecond, func() { bad.say(c.messages(s, source.ch.next-1)...) })
@@ -293,6 +293,14 @@ func TestLiarsDoNotKeepAViewerFromTheStream(t *testing.T) {
 			t.Logf("first block %d at %v, requests %d; p50 %v p99 %v; parent %v, good is %v", first, v.blocks[first], v.node.stats.Requests, percentile(d, .5), percentile(d, .99), v.ch.Parent(), good.addr)
 		})
 	}
+}
+
+// subscribe is m from somebody on whom nobody depends.
+func subscribe(m wire.Subscribe) *wire.Subscribe {
+	for i := range m.Hop {
+		m.Hop[i] = wire.NoHop
+	}
+	return &m
 }
 
 // A source that signs two manifests for one name makes honest relays differ.

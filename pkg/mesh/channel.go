@@ -32,14 +32,38 @@ type Channel struct {
 	ID  channel.ID
 	tag uint32
 
-	node       *Node
-	neighbours []*neighbour
-	parent     *neighbour // whose pushes we live on; nil if none, or the group
-	redials    []redial
-	source     bool // fed by a pipe: this node is where the channel comes from
-	superseded bool
-	clockTold  bool
-	toldFork   block.Run // whose fork has been reported
+	node        *Node
+	neighbours  []*neighbour
+	feeds       [wire.Feeds]feed // where each comes from
+	cands       []*neighbour     // while parents are chosen
+	children    wire.FeedMask    // feeds that somebody takes from us
+	waiting     float64          // share of the time that what is promised has to wait, of late
+	overSince   Time             // since when more is promised than we can send
+	askedFor    [wire.Feeds]Time // when somebody last wanted it of us
+	lastHop     [wire.Feeds]int  // our last known distance on each feed
+	told        *neighbour       // of whom EventParent was said
+	book        []contact        // peers that are known and not neighbours
+	redirects   allowance        // dials because of what others say
+	reassign    bool             // a feed has no parent
+	changed     bool             // some neighbour is to be asked for something else
+	debtors     []*pusher        // children that are owed something
+	liveChanged bool             // a feed has come to life, or died
+	saidLive    wire.FeedMask    // what the last STATE to all said
+	switchAt    Time
+	mingleAt    Time
+	seekAt      Time
+	idleAt      Time
+	clockAt     Time
+	silentSince Time          // since when nobody delivers
+	clockBase   time.Duration // what our clock is ahead of the source's, as the feeds show
+	waitUntil   Time          // no feeds are asked for before: there is no room
+	hungry      Time          // since when too few feeds are live
+	waits       uint8         // times in a row
+	redials     []redial
+	source      bool // fed by a pipe: this node is where the channel comes from
+	superseded  bool
+	clockTold   bool
+	toldFork    block.Run // whose fork has been reported
 
 	run    block.Run
 	slots  [window]*slot
@@ -53,17 +77,22 @@ type Channel struct {
 	spare  []*block.Block
 
 	orphans     []orphan
-	rate        float64 // stream, bytes a second
-	meanTime    float64 // of a block, seconds; recent ones weigh more
-	meanPayload float64 // likewise, bytes
-	descriptor  []byte  // whole datagram
+	asks        allowance // shards that we may request
+	begunAt     Time      // when the first manifest came
+	caughtUp    bool      // the live edge has been reached
+	missed      askOnce   // an orphan whose manifest is to be asked for, and when
+	rate        float64   // stream, bytes a second
+	meanTime    float64   // of a block, seconds; recent ones weigh more
+	meanPayload float64   // likewise, bytes
+	descriptor  []byte    // whole datagram
 	descSeq     int64
 
-	subMask  wire.StripeMask // what we want from a parent
-	second   bool            // and a second copy of the manifest
-	loss     float64         // measured on the parent's pushes
-	dirty    []*slot         // slots with shards not yet offered to children
-	late     []*slot         // decoded ones with shards that the parent may still push
+	wanted   int     // stripes that we want
+	half     bool    // and of the last one only the first row
+	second   bool    // and a second copy of the manifest
+	loss     float64 // measured on what is pushed to us
+	dirty    []*slot // slots with shards not yet offered to children
+	late     []*slot // decoded ones with shards that feeds may still bring
 	repairAt Time
 	advanced Time // when the newest block last changed
 
@@ -73,13 +102,15 @@ type Channel struct {
 // slot is what is known of one block.
 type slot struct {
 	number  block.Number
-	b       *block.Block // nil until the manifest has come
-	first   Time         // when the block was first heard of
-	last    Time         // when the last shard of it came
-	passed  Time         // when the parent went on to a later block; 0 not yet
-	fresh   uint64       // shards not yet offered to children
-	asked   uint64       // shards that were requested
-	askAt   Time         // when to ask next; 0 not decided
+	b       *block.Block  // nil until the manifest has come
+	first   Time          // when the block was first heard of
+	last    Time          // when the last shard of it came
+	gone    wire.FeedMask // feeds that have brought all of it that they will
+	made    uint64        // shards made from others that have not come by themselves
+	held    uint64        // shards made for ourselves that a feed may still bring
+	fresh   uint64        // shards not yet offered to children
+	asked   uint64        // shards that were requested
+	askAt   Time          // when to ask next; 0 not decided
 	wait    time.Duration
 	tries   uint8
 	decoded bool
@@ -104,15 +135,20 @@ type redial struct {
 
 func newChannel(n *Node, id channel.ID) *Channel {
 	c := &Channel{
-		ID:       id,
-		tag:      id.Tag(),
-		node:     n,
-		rap:      wire.NoNumber,
-		prior:    wire.NoNumber,
-		repairAt: Never,
-		loss:     initialLoss,
+		ID:        id,
+		tag:       id.Tag(),
+		node:      n,
+		rap:       wire.NoNumber,
+		prior:     wire.NoNumber,
+		repairAt:  Never,
+		loss:      initialLoss,
+		redirects: fullAllowance(dialRate, dialBurst),
+	}
+	for i := range c.lastHop {
+		c.lastHop[i] = wire.NoHop
 	}
 	c.group.init()
+	c.asks.credit = block.MaxShards
 	c.setMargin()
 	return c
 }
@@ -135,22 +171,39 @@ func (c *Channel) Progress() wire.Progress {
 // Rate is the channel's bit rate as its manifests say, in bit/s; 0 unknown.
 func (c *Channel) Rate() float64 { return c.rate * 8 }
 
-// Loss is the share of a parent's pushed shards that did not come, as
-// measured; 0 where no parent pushes.
+// Loss is the share of what parents push that did not come, as measured; 0
+// where nobody pushes.
 func (c *Channel) Loss() float64 {
-	if c.parent == nil {
+	if c.taken() == 0 {
 		return 0
 	}
 	return c.loss
 }
 
-// Parent is the address of the peer whose pushes we live on, invalid if there
-// is none or it is the group.
+// Parent is the address of the peer that most feeds come from, invalid if
+// there is none or it is the group.
 func (c *Channel) Parent() netip.AddrPort {
-	if c.parent == nil {
+	var best *neighbour
+	most := 0
+	for _, nb := range c.neighbours {
+		if k := (c.feedsOf(nb) & c.granted()).Count(); k > most {
+			best, most = nb, k
+		}
+	}
+	if best == nil {
 		return netip.AddrPort{}
 	}
-	return c.parent.peer.link.Addr()
+	return best.peer.link.Addr()
+}
+
+// Parents is how many peers push something to us.
+func (c *Channel) Parents() (k int) {
+	for _, nb := range c.neighbours {
+		if c.feedsOf(nb)&c.granted() != 0 {
+			k++
+		}
+	}
+	return k
 }
 
 // Descriptor is the channel's signed descriptor, as a datagram; nil if unknown.
@@ -164,6 +217,11 @@ func (c *Channel) Recorded() bool {
 	}
 	s := c.slot(c.next - 1)
 	return s != nil && s.b != nil && c.node.UTC(c.node.now).Sub(s.b.Manifest().Created) > recordedAge
+}
+
+// far reports whether a block is so far past our newest that ours are late.
+func (c *Channel) far(number block.Number) bool {
+	return beyond(number, c.next, uint64(lagTime/max(c.blockTime(), 8*time.Millisecond))+2)
 }
 
 // beyond reports whether number is at least by greater than base. Numbers go
@@ -243,7 +301,7 @@ func (c *Channel) shard(from *neighbour, raw []byte) {
 		return // of a run that has been replaced
 	}
 	if from != nil {
-		from.heard(sh.Name, n.now)
+		from.heard(sh.Name)
 		from.arrivals.Shard(n.now, sh.Name.Number, uint8(sh.Index))
 	}
 	if sh.Name.Run == c.run && c.begun {
@@ -265,14 +323,36 @@ func (c *Channel) shard(from *neighbour, raw []byte) {
 // add puts a shard into its block.
 func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload []byte) {
 	n := c.node
+	stripe := index % block.Stripes
 	bit := uint64(1) << (index % block.MaxShards)
-	if s.asked&bit == 0 {
-		s.pushed |= bit
+	pushed := from != nil && s.asked&bit == 0
+	if !pushed && from != nil {
+		// It stands for no feed that lives.
+		flags |= block.Regenerated
 	}
 	switch err := s.b.Add(index, flags, payload); err {
 	case nil:
 	case block.ErrHave:
-		n.stats.Duplicates++
+		// It may have been made here a moment ago, or come from the parent
+		// before: the feed lives all the same.
+		if s.made&bit == 0 {
+			n.stats.Duplicates++
+		}
+		s.made &^= bit
+		if !pushed || s.held&bit == 0 && c.feeds[stripe].from != from && c.feeds[stripe].next != from {
+			return
+		}
+		if !s.b.Confirm(index, flags, payload) {
+			n.wrong(from, s.number, "a shard that is not what the channel signed")
+			return
+		}
+		s.pushed |= bit
+		c.came(from, stripe, s, flags&block.Regenerated == 0)
+		if s.held&bit != 0 {
+			s.held &^= bit
+			n.stats.ShardsIn++
+			c.offer(s, bit)
+		}
 		return
 	case block.ErrForged:
 		return
@@ -281,15 +361,22 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 		return
 	}
 	n.stats.ShardsIn++
-	if s.asked&bit != 0 {
+	if !pushed && from != nil {
 		n.stats.Repaired++
 	}
+	if pushed || from == c.feeds[stripe].from {
+		s.pushed |= bit // it would have been pushed, too
+	}
 	s.last = n.now
+	if pushed {
+		c.came(from, stripe, s, flags&block.Regenerated == 0)
+		if f := &c.feeds[stripe]; f.from != from && f.next != from {
+			c.stray(from, stripe)
+		}
+	}
 	c.offer(s, bit)
 	if !s.decoded && s.b.Decodable() {
 		c.decode(s)
-	} else if !s.decoded {
-		c.schedule(s)
 	}
 }
 
@@ -303,27 +390,33 @@ func (c *Channel) offer(s *slot, shards uint64) {
 
 func (c *Channel) decode(s *slot) {
 	n := c.node
-	// What children want and no parent will push is made now; what may
-	// still come by itself is made later, if it does not (late).
-	want := c.childrenWant(s.b) &^ s.b.Have()
-	coming := want & c.expected(s.b) &^ s.b.Manifest().DataMask()
-	made, err := s.b.ReconstructSome(s.b.Manifest().DataMask() | want&^coming)
+	// What children want and no feed will bring is made now; what may still
+	// come by itself is passed on when it comes, or when it is overdue.
+	s.decoded = true
+	pending, next := c.pending(s)
+	coming := c.coming(pending, s.b.Manifest()) &^ s.b.Have()
+	want := s.b.Manifest().DataMask()
+	if !c.source { // to which the rest comes by the pipe
+		want |= c.childrenWant(s.b) &^ coming
+	}
+	made, err := s.b.ReconstructSome(want &^ s.b.Have())
 	if coming != 0 {
+		s.held = made & coming
 		c.late = append(c.late, s)
-		c.repairAt = min(c.repairAt, c.due(s))
+		c.repairAt = min(c.repairAt, next)
 	}
 	if err != nil {
 		// The channel's own key signed hashes that its shards do not fit:
 		// nobody can use this block.
 		n.stats.Forged++
-		s.dead = true
+		s.dead, s.decoded = true, false
 		c.advanceLow()
 		return
 	}
-	s.decoded = true
+	s.made |= made
 	n.stats.Blocks++
 	n.stats.Rebuilt += uint64(bits.OnesCount64(made))
-	if made != 0 {
+	if made &^= s.held; made != 0 {
 		c.offer(s, made)
 	}
 	if !s.dead {
@@ -350,7 +443,7 @@ func (c *Channel) manifest(from *neighbour, raw []byte) {
 		return
 	}
 	if from != nil {
-		from.heard(m.Name, n.now)
+		from.heard(m.Name)
 	}
 	switch {
 	case m.Name.Run < c.run:
@@ -365,6 +458,8 @@ func (c *Channel) manifest(from *neighbour, raw []byte) {
 		if s := c.slot(m.Name.Number); s != nil && s.b != nil {
 			if !bytes.Equal(s.b.ManifestDatagram(), raw) {
 				c.forked(from, s, &m)
+			} else if from != nil {
+				c.cameManifest(from, s)
 			}
 			return
 		}
@@ -373,7 +468,7 @@ func (c *Channel) manifest(from *neighbour, raw []byte) {
 		n.stats.Refused++
 		return
 	}
-	if !m.Verify(c.ID) {
+	if !n.cfg.Vault.Verify(&m, c.ID) {
 		n.wrong(from, wire.NoNumber, "a manifest that the channel's key did not sign")
 		return
 	}
@@ -395,19 +490,36 @@ func (c *Channel) manifest(from *neighbour, raw []byte) {
 					Text: "another source of this channel started later, at " + m.Run.Time().Format(time.RFC3339)})
 			}
 		}
-		c.startRun(&m)
+		c.startRun(from, &m)
 	} else if beyond(m.Name.Number, c.next, window/2) {
 		// We were away for long: begin again where the stream is now.
-		c.startRun(&m)
-	}
-	if from != nil {
-		from.proved = n.now
-	}
-	if from != nil && from == c.parent && !from.told {
-		from.told = true
-		n.out.Event(Event{Kind: EventParent, Channel: c.ID, Peer: from.peer.link.Addr()})
+		c.startRun(from, &m)
 	}
 	c.place(&m, raw)
+	if from != nil {
+		if c.told != from && c.feedsOf(from) != 0 && (c.told == nil || c.feedsOf(c.told) == 0) {
+			c.told = from
+			n.out.Event(Event{Kind: EventParent, Channel: c.ID, Peer: from.peer.link.Addr()})
+		}
+		if s := c.slot(m.Name.Number); s != nil {
+			c.cameManifest(from, s)
+		}
+	}
+}
+
+// cameManifest notes the manifest of s as what nb was to push.
+func (c *Channel) cameManifest(nb *neighbour, s *slot) {
+	first, second := &c.feeds[wire.FeedManifest], &c.feeds[wire.FeedSecond]
+	switch {
+	case second.from == nb && first.from == nb && first.latest == s.number && first.passed != 0:
+		c.came(nb, wire.FeedSecond, s, true)
+	case first.from == nb || first.next == nb:
+		c.came(nb, wire.FeedManifest, s, true)
+	case second.from == nb || second.next == nb:
+		c.came(nb, wire.FeedSecond, s, true)
+	case nb.query.name.Number != s.number:
+		c.stray(nb, wire.FeedManifest)
+	}
 }
 
 func (c *Channel) mayVerify(from *neighbour) bool {
@@ -417,6 +529,21 @@ func (c *Channel) mayVerify(from *neighbour) bool {
 	return from.verify.take(c.node.now)
 }
 
+// mayBeForked reports whether nb may hold another manifest of this name: then
+// the source is to blame for a shard that does not fit. It is asked, and has
+// two round trips to show it, once in a while.
+func (nb *neighbour) mayBeForked(name block.Name) bool {
+	now := nb.ch.node.now
+	if nb.forkedRun == nb.ch.run {
+		return true
+	}
+	if nb.doubted == 0 || now-nb.doubted > wrongMemory {
+		nb.doubted = now
+	}
+	nb.askFor(name)
+	return now-nb.doubted < 2*nb.rtt()+100*time.Millisecond
+}
+
 // forked handles a second manifest for a name that has one. Whoever holds
 // that is not to blame for shards that fit his and not ours.
 func (c *Channel) forked(from *neighbour, s *slot, m *block.Manifest) {
@@ -424,7 +551,7 @@ func (c *Channel) forked(from *neighbour, s *slot, m *block.Manifest) {
 	if s.forked && (from == nil || from.forkedRun == c.run) || !c.mayVerify(from) {
 		return
 	}
-	if !m.Verify(c.ID) {
+	if !n.cfg.Vault.Verify(m, c.ID) {
 		n.wrong(from, wire.NoNumber, "a manifest that the channel's key did not sign")
 		return
 	}
@@ -444,7 +571,7 @@ func (c *Channel) forked(from *neighbour, s *slot, m *block.Manifest) {
 }
 
 // startRun drops what was held and begins at m's run.
-func (c *Channel) startRun(m *block.Manifest) {
+func (c *Channel) startRun(from *neighbour, m *block.Manifest) {
 	n := c.node
 	had := c.run
 	for i, s := range c.slots {
@@ -454,7 +581,20 @@ func (c *Channel) startRun(m *block.Manifest) {
 		}
 	}
 	c.dirty, c.late = c.dirty[:0], c.late[:0]
+	if m.Name.Run != c.run {
+		for _, nb := range c.neighbours {
+			if nb.theirs.Run < m.Name.Run && c.begun && c.feedsOf(nb) != 0 && nb != from {
+				c.leave(nb) // it brings what is over, until it says otherwise
+			}
+		}
+		for i := range c.lastHop {
+			c.lastHop[i] = wire.NoHop
+		}
+	}
 	c.run = m.Name.Run
+	if !c.begun {
+		c.begunAt = n.now
+	}
 	c.begun = true
 	c.rap, c.prior = wire.NoNumber, wire.NoNumber
 	// What the run needs to be played by those who join now.
@@ -473,6 +613,10 @@ func (c *Channel) startRun(m *block.Manifest) {
 	for _, nb := range c.neighbours {
 		nb.push.restart(start)
 		nb.latest = start
+	}
+	for i := range c.feeds {
+		f := &c.feeds[i]
+		f.first, f.latest, f.passed, f.delay = start, start, 0, 0
 	}
 	c.group.push.restart(start)
 	if had != 0 && had != c.run && !c.superseded {
@@ -502,6 +646,7 @@ func (c *Channel) place(m *block.Manifest, raw []byte) {
 		c.slots[c.next%window] = &slot{number: c.next, first: n.now, last: n.now}
 		c.next++
 		c.advanced = n.now
+		c.repairAt = min(c.repairAt, n.now+reorderSlack)
 	}
 	s := c.slot(number)
 	if s == nil {
@@ -511,7 +656,7 @@ func (c *Channel) place(m *block.Manifest, raw []byte) {
 	if k := len(c.spare); k > 0 {
 		b, c.spare = c.spare[k-1], c.spare[:k-1]
 	} else {
-		b = new(block.Block)
+		b = n.cfg.Vault.NewBlock()
 	}
 	if err := b.Reset(raw); err != nil {
 		n.stats.Refused++
@@ -542,7 +687,7 @@ func (c *Channel) place(m *block.Manifest, raw []byte) {
 		c.decode(s) // an empty block
 	}
 	if !s.decoded {
-		c.schedule(s)
+		c.repairAt = min(c.repairAt, c.due(s))
 	}
 	c.trim()
 }

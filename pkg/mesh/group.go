@@ -69,7 +69,8 @@ func (g *group) init() {
 func (c *Channel) SendToGroup(repair netip.AddrPort) {
 	c.group.sending = true
 	c.group.repair = repair
-	c.group.push.mask, c.group.push.first, c.group.push.second = groupStripes, true, true
+	c.group.push.mask = wire.FeedMask(groupStripes) | wire.Manifest | wire.Second
+	c.countChildren()
 	c.group.push.base, c.group.push.backlog = c.next, c.next
 }
 
@@ -171,7 +172,7 @@ func (c *Channel) dropRepairer() {
 	n, nb := c.node, c.group.repairer
 	c.group.repairer = nil
 	p := nb.peer
-	if !p.beacon || nb == c.parent || len(p.joined) > 1 {
+	if !p.beacon || c.feedsOf(nb) != 0 || len(p.joined) > 1 {
 		return // here for other things too
 	}
 	n.links.Close(n.now, p.link, wire.ByeLeaving, "")
@@ -270,7 +271,7 @@ func (g *group) housekeep(c *Channel) {
 		if n.now >= g.beaconAt {
 			g.beaconAt = n.now + beaconEvery
 			p := c.Progress()
-			b := wire.Beacon{Stripes: g.push.mask, Channel: c.tag, Run: p.Run, Newest: p.Newest, RAP: p.RAP, Repair: g.repair}
+			b := wire.Beacon{Stripes: g.push.mask.Stripes(), Channel: c.tag, Run: p.Run, Newest: p.Newest, RAP: p.RAP, Repair: g.repair}
 			c.sendOne(&g.push, b.Append(nil))
 		}
 		if n.now >= g.tellAt && c.descriptor != nil {
@@ -280,11 +281,12 @@ func (g *group) housekeep(c *Channel) {
 			// where none are.
 			blocks := max(1, c.rate/14400)
 			switch {
-			case g.pressure/blocks > 0.5 && g.push.mask != wire.AllStripes:
-				g.push.mask = g.push.mask<<1 | 1
-			case g.pressure/blocks < 0.02 && g.push.mask != groupStripes:
-				g.push.mask >>= 1
+			case g.pressure/blocks > 0.5 && g.push.mask.Stripes() != wire.AllStripes:
+				g.push.mask |= 1 << (highest(g.push.mask) + 1)
+			case g.pressure/blocks < 0.02 && g.push.mask.Stripes() != groupStripes:
+				g.push.mask &^= 1 << highest(g.push.mask)
 			}
+			c.countChildren()
 			g.pressure = 0
 		}
 	}
@@ -297,17 +299,17 @@ func (g *group) housekeep(c *Channel) {
 			g.repairer.askFor(w.name)
 		}
 	}
+	r := g.repairer
 	switch {
 	case g.receiving(n.now):
-		if c.parent != nil && c.parent == g.repairer && n.now-g.heardSince > 2*time.Second {
+		if c.taken() != 0 && n.now-g.heardSince > 2*time.Second {
 			// The group is back for good.
-			c.parent.peer.tell((&wire.Unsubscribe{Channel: c.tag, Mask: wire.AllStripes}).Append)
-			c.parent.subscribed = false
-			c.parent = nil
+			for i := range c.feeds {
+				c.drop(i)
+			}
 			n.out.Event(Event{Kind: EventParent, Channel: c.ID, Text: "multicast group"})
 		}
-	case c.parent == nil && g.repairer != nil && g.repairer.candidate() && g.repairer.ahead():
-		c.adoptParent(g.repairer)
-		g.repairer.peer.tell(g.repairer.appendSubscribe)
+	case r != nil && r.joined && r.ahead():
+		c.reassign = true
 	}
 }

@@ -227,7 +227,7 @@ func FuzzReceive(f *testing.F) {
 		f.Add(byte(1), d)
 		f.Add(byte(2), d)
 	}
-	f.Add(byte(3), (&wire.Subscribe{Channel: s.key.ID().Tag(), Serial: 9, Mask: 0xffff, Manifest: true, First: 0}).Append(nil))
+	f.Add(byte(3), (&wire.Subscribe{Channel: s.key.ID().Tag(), Serial: 9, Feeds: wire.AllFeeds, First: 0}).Append(nil))
 	f.Add(byte(3), (&wire.Request{Channel: s.key.ID().Tag(), Name: block.Name{Run: 1, Number: 5}, Shards: ^uint64(0)}).Append(nil))
 	f.Add(byte(3), (&wire.State{Channel: s.key.ID().Tag(), Progress: wire.Progress{Run: ^block.Run(0), Newest: 1 << 31}}).Append(nil))
 	f.Fuzz(func(t *testing.T, how byte, b []byte) {

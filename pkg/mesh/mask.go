@@ -6,6 +6,9 @@ import (
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
+// highest is the number of the highest stripe in m.
+func highest(m wire.FeedMask) int { return bits.Len16(uint16(m)) - 1 }
+
 func onesCount(m wire.StripeMask) int { return bits.OnesCount16(uint16(m)) }
 
 // lowest keeps the k lowest stripes of m.

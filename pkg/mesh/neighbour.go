@@ -21,44 +21,55 @@ type neighbour struct {
 	joinAt Time     // when JOIN was last sent
 	denied uint8    // JOINs answered with "unknown" or "full"
 	theirs wire.Progress
-	stated Time // when theirs came
+
+	serves bool          // it passes on to others
+	held   wire.Holdings // what it can push, as it says
+	lead   bool          // dialled because others named it
 
 	// They as our parent.
 	serial     uint16
-	subscribed bool // SUBSCRIBE has been sent
+	asked      wire.FeedMask // of the last SUBSCRIBE, less what was refused
+	askedHalf  bool
+	askedAt    Time
+	asks       int // SUBSCRIBEs without an answer
 	acked      bool
-	settled    bool    // has granted once since it was chosen
-	failures   float64 // of late: blocks asked for again and again
-	failedAt   Time
-	distrust   Time // not chosen before, unless there is nobody else
-	distrusted uint8
-	subAt      Time
-	subMask    wire.StripeMask // what was asked for
-	subSecond  bool
+	changed    bool // what was assigned to it is not what it was asked for
 	backfill   bool // only the backlog
-	hop        uint8
+	gives      int  // feeds assigned to it, while parents are chosen
+	delivered  bool // has pushed something verified
+	empty      int  // times that it granted and delivered nothing
+	grantedAt  Time
+	leftAt     Time // when a feed was last taken away from it
+	busyUntil  Time // refuses requests
+	strayAt    Time // when it was last told that it pushes what we do not want
+	notBefore  Time // not asked for feeds before
+	distrust   Time // the last choice until then
+	distrusted uint8
+	tellFull   bool         // the event has been said
 	latest     block.Number // newest block that anything came of
-	latestAt   Time
-	proved     Time // when a new manifest last came from it
-	told       bool // that blocks come from it
-	chosen     Time // when it became the parent
 	lastData   Time
 	arrivals   pace.Arrivals
+	due, got   float64 // shards expected of its pushes and come, of late
 	orphans    int
 	verify     allowance
-	asks       askOnce
+	query      askOnce
 	asking     allowance // manifests we ask them for because of what they say
+	naming     allowance // PEERS that are looked at
 	wrongBlock block.Number
 	wrongs     int // blocks of which something false came, of late
 	wrongAt    Time
+	doubted    Time      // when it was asked whether it holds other manifests
 	forkedRun  block.Run // holds other manifests of this run than we do
 
 	// They as our child.
 	push       pusher
 	haveSerial bool
 	subSerial  uint16
-	repairs    allowance // what they may request, and be sent of a backlog again
-	changes    allowance // SUBSCRIBE and STATE that are looked at
+	reason     wire.GrantReason // of the last answer
+	uplink     uint32           // as it says, kbit/s
+	promised   int              // others sent to it since it said what room it has
+	repairs    allowance        // what they may request, and be sent of a backlog again
+	changes    allowance        // SUBSCRIBE and STATE that are looked at
 	saidState  Time
 	saidNewer  Time
 	described  Time // when the descriptor was last sent
@@ -128,10 +139,7 @@ type askOnce struct {
 
 const (
 	// initialLoss is taken for the loss before any is known.
-	initialLoss = 0.01
-	// unknownLoss is the most that is taken over from one parent to the next:
-	// it brings all the spare stripes (setMargin).
-	unknownLoss = 0.1
+	initialLoss = 0.004
 )
 
 func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
@@ -143,11 +151,11 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 	nb := &neighbour{
 		peer:    p,
 		ch:      c,
-		hop:     255,
 		verify:  fullAllowance(verifyRate, verifyBurst),
 		repairs: fullAllowance(0, block.MaxShards*maxQueue), // cut to what the stream takes at the first use
 		asking:  fullAllowance(askRate, askRate),
 		changes: fullAllowance(changeRate, changeBurst),
+		naming:  fullAllowance(1, 4),
 	}
 	nb.push.owner = nb
 	nb.push.path.Init(&n.bucket.Uplink)
@@ -160,7 +168,7 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 func (n *Node) join(p *peer, c *Channel) *neighbour {
 	nb := n.neighbour(p, c)
 	nb.dialled = true
-	if p.link.Established() {
+	if p.link.Established() && !nb.joined {
 		p.tell(nb.appendJoin)
 	}
 	return nb
@@ -183,9 +191,16 @@ func (c *Channel) lose(nb *neighbour) {
 	if nb == c.group.repairer {
 		c.group.repairer = nil
 	}
-	if nb == c.parent {
-		c.parent = nil
-		c.chooseParent()
+	for i := range c.book {
+		if c.book[i].from == nb {
+			c.book[i].from = nil
+		}
+	}
+	c.leave(nb)
+	nb.push.setMask(0, c.node.now)
+	c.countChildren()
+	if c.told == nb {
+		c.told = nil
 	}
 }
 
@@ -199,8 +214,8 @@ func (c *Channel) redialAt(at Time, p *peer) {
 	c.redials = append(c.redials, redial{at, p.addr, p.beacon})
 }
 
-// appendJoin appends JOIN, and SUBSCRIBE where this neighbour is to be the
-// parent.
+// appendJoin appends JOIN, and SUBSCRIBE for the feeds that are to come from
+// this neighbour.
 func (nb *neighbour) appendJoin(dst []byte) []byte {
 	n, c := nb.ch.node, nb.ch
 	if nb.rxTag == 0 {
@@ -209,11 +224,15 @@ func (nb *neighbour) appendJoin(dst []byte) []byte {
 	nb.joinAt = n.now
 	m := wire.Join{Key: c.ID, Tag: nb.rxTag, Serves: n.serves(), Uplink: n.uplink()}
 	dst = m.Append(dst)
-	if c.parent == nil && !c.source && !c.group.receiving(n.now) {
-		c.adoptParent(nb)
+	if !c.source && !c.group.receiving(n.now) && n.now >= c.waitUntil {
+		if c.begun && c.taken() == 0 && n.now-c.advanced > time.Second {
+			// After a loss of everything one is a newcomer again.
+			c.begunAt, c.caughtUp = n.now, false
+		}
+		c.guess(nb)
 	}
 	switch {
-	case c.parent == nb:
+	case c.feedsOf(nb) != 0:
 		dst = nb.appendSubscribe(dst)
 	case c.group.repairer == nb && !c.begun:
 		// The backlog since the last random access point, for a quick start.
@@ -223,53 +242,47 @@ func (nb *neighbour) appendJoin(dst []byte) []byte {
 	return dst
 }
 
+// guess assigns feeds to a peer of which nothing is known yet, as nothing is
+// known of others either: what it does not have it refuses.
+func (c *Channel) guess(nb *neighbour) {
+	taken := c.taken()
+	have := wire.FeedMask(taken.Stripes()).Count()
+	if c.group.repairer == nb || have >= c.wanted && taken.Has(wire.FeedManifest) || nb.joined {
+		return
+	}
+	dialled := 0
+	for _, o := range c.neighbours {
+		if o.dialled && o.denied == 0 {
+			dialled++
+		}
+	}
+	most := share(c.wanted, dialled) - c.feedsOf(nb).Count()
+	if !taken.Has(wire.FeedManifest) {
+		c.take(wire.FeedManifest, nb)
+	} else if c.second && !taken.Has(wire.FeedSecond) && (c.feeds[wire.FeedManifest].from != nb || dialled == 1) {
+		c.take(wire.FeedSecond, nb)
+	}
+	// Not everybody the same of the same.
+	start := c.node.random.IntN(c.wanted)
+	for k := 0; k < c.wanted && have < c.wanted && most > 0; k++ {
+		if i := (start + k) % c.wanted; !taken.Has(i) {
+			c.take(i, nb)
+			have++
+			most--
+		}
+	}
+}
+
 func (n *Node) serves() bool { return n.cfg.Upload != 0 }
 
 func (n *Node) uplink() uint32 {
 	return uint32(min(n.bucket.Capacity()*8/1000, 0xffffffff))
 }
 
-// adoptParent makes nb the one whose pushes we live on.
-func (c *Channel) adoptParent(nb *neighbour) {
-	n := c.node
-	if old := c.parent; old != nil && old != nb {
-		old.peer.tell((&wire.Unsubscribe{Channel: c.tag, Mask: wire.AllStripes}).Append)
-		old.subscribed = false
-	}
-	c.parent = nb
-	// What another parent's pushes lost must not slow down this one's.
-	c.loss = min(c.loss, unknownLoss)
-	nb.backfill = false
-	nb.subscribed, nb.acked, nb.settled = false, false, false
-	nb.failures, nb.told = 0, false
-	nb.chosen, nb.proved = n.now, n.now
-}
-
-// appendSubscribe asks nb for what we want of it.
-func (nb *neighbour) appendSubscribe(dst []byte) []byte {
-	c := nb.ch
-	nb.serial++
-	nb.subscribed, nb.acked = true, false
-	nb.subAt = c.node.now
-	nb.subMask, nb.subSecond = c.subMask, c.second
-	m := wire.Subscribe{
-		Channel: c.tag, Serial: nb.serial, Mask: nb.subMask,
-		Manifest: true, SecondManifest: nb.subSecond, BackfillOnly: nb.backfill,
-		Hop: 255, Uplink: c.node.uplink(), Run: c.run, First: wire.FromRAP,
-	}
-	if c.begun && c.low >= c.oldest {
-		m.First = c.low
-	}
-	if nb.settled && nb == c.parent {
-		m.First = wire.FromNext // a change of mask, nothing more
-	}
-	return m.Append(dst)
-}
-
 // heard notes that something of a block came.
-func (nb *neighbour) heard(name block.Name, now Time) {
+func (nb *neighbour) heard(name block.Name) {
 	if name.Run == nb.ch.run && name.Number > nb.latest && !beyond(name.Number, nb.ch.next, ahead) {
-		nb.latest, nb.latestAt = name.Number, now
+		nb.latest = name.Number
 	}
 }
 
@@ -324,8 +337,8 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 			return err
 		}
 		if nb := p.joinedAs(m.Channel); nb != nil {
-			nb.push.mask, nb.push.second = 0, false
-			nb.push.clear()
+			nb.push.setMask(0, n.now)
+			nb.ch.countChildren()
 		}
 	case wire.MsgSubscribe:
 		var m wire.Subscribe
@@ -349,10 +362,8 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 			return err
 		}
 		if nb := p.joinedAs(m.Channel); nb != nil {
-			nb.push.mask &^= m.Mask
-			if nb.push.mask == 0 {
-				nb.push.clear()
-			}
+			nb.push.setMask(nb.push.mask&^m.Feeds, n.now)
+			nb.ch.countChildren()
 		}
 	case wire.MsgState:
 		var m wire.State
@@ -360,7 +371,15 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 			return err
 		}
 		if nb := p.joinedAs(m.Channel); nb != nil && nb.changes.take(n.now) {
-			nb.onProgress(m.Progress)
+			nb.onState(m.Progress, &m.Holdings)
+		}
+	case wire.MsgPeers:
+		var m wire.Peers
+		if err := m.Decode(body); err != nil {
+			return err
+		}
+		if nb := p.joinedAs(m.Channel); nb != nil {
+			nb.onPeers(&m)
 		}
 	case wire.MsgRequest:
 		var m wire.Request
@@ -411,12 +430,14 @@ func (n *Node) onJoin(p *peer, m *wire.Join) {
 	}
 	nb := n.neighbour(p, c)
 	nb.txTag, nb.joined = m.Tag, true
+	nb.serves, nb.uplink = m.Serves, m.Uplink
 	nb.push.setTag(m.Tag)
 	if nb.rxTag == 0 {
 		nb.rxTag = n.links.NewTag(p.link, nb)
 	}
-	answer.Status, answer.Tag, answer.Progress = wire.JoinOK, nb.rxTag, c.Progress()
+	answer.Status, answer.Tag, answer.Progress, answer.Holdings = wire.JoinOK, nb.rxTag, c.Progress(), c.holdings()
 	p.tell(answer.Append)
+	c.namePeers(nb, wire.MaxPeers)
 	if nb.described == 0 || n.now-nb.described >= describeAgain {
 		nb.describe()
 	}
@@ -436,27 +457,32 @@ func (nb *neighbour) onJoined(m *wire.Joined) {
 			nb.denied++
 		}
 		nb.joinAt = n.now // again later
-		if c.parent == nb {
-			c.parent = nil
-			c.chooseParent()
-		}
+		c.leave(nb)
 		return
 	}
-	nb.txTag, nb.joined, nb.denied = m.Tag, true, 0
+	nb.txTag, nb.joined, nb.denied, nb.serves = m.Tag, true, 0, true
 	nb.push.setTag(m.Tag)
-	nb.onProgress(m.Progress)
-	if c.parent == nil {
-		c.chooseParent()
+	nb.onState(m.Progress, &m.Holdings)
+	if c.live() != 0 {
+		nb.sayState()
 	}
+	c.reassign = true
 }
 
-// onProgress learns what a neighbour holds.
-func (nb *neighbour) onProgress(p wire.Progress) {
+// onState learns what a neighbour holds and can push.
+func (nb *neighbour) onState(p wire.Progress, h *wire.Holdings) {
 	n, c := nb.ch.node, nb.ch
 	if p.Run.TooFarAhead(n.UTC(n.now)) {
 		p.Run = 0 // nothing that we could take
 	}
-	nb.theirs, nb.stated = p, n.now
+	if h.Live&^nb.held.Live != 0 {
+		c.reassign = true
+		if n.now < nb.notBefore && nb.held.Live == 0 {
+			nb.notBefore = n.now // it had nothing, now it has
+		}
+	}
+	nb.held, nb.promised = *h, 0
+	nb.theirs = p
 	if p.Run == 0 || p.Newest == wire.NoNumber {
 		return
 	}
@@ -464,9 +490,11 @@ func (nb *neighbour) onProgress(p wire.Progress) {
 	case p.Run > c.run:
 		// A claim, until a manifest proves it.
 		nb.askFor(block.Name{Run: p.Run, Number: p.Newest})
-	case p.Run == c.run && c.begun && nb == c.parent && p.Newest >= c.next && !beyond(p.Newest, c.next, window/2):
-		// A tail that was lost: nothing that came after it told us.
-		if n.now-nb.lastData > 40*time.Millisecond {
+	case p.Run == c.run && c.begun && p.Newest >= c.next && !beyond(p.Newest, c.next, window/2):
+		// A tail that was lost: nothing that came after it told us; or all
+		// that comes to us is late.
+		if nb.asked != 0 && n.now-nb.lastData > 40*time.Millisecond && n.now-c.advanced > 40*time.Millisecond ||
+			n.now-c.advanced > grace/2+c.blockTime() || c.far(p.Newest) {
 			nb.askFor(block.Name{Run: p.Run, Number: p.Newest})
 		}
 	}
@@ -475,7 +503,7 @@ func (nb *neighbour) onProgress(p wire.Progress) {
 // askFor requests a manifest, once in a round trip.
 func (nb *neighbour) askFor(name block.Name) {
 	n := nb.ch.node
-	if !nb.joined || nb.asks.name == name && n.now-nb.asks.at < nb.rtt()+20*time.Millisecond {
+	if !nb.joined || nb.query.name == name && n.now-nb.query.at < nb.rtt()+20*time.Millisecond {
 		return
 	}
 	weight := 1.0
@@ -485,7 +513,7 @@ func (nb *neighbour) askFor(name block.Name) {
 	if !nb.asking.takeSome(n.now, weight) {
 		return
 	}
-	nb.asks = askOnce{name, n.now}
+	nb.query = askOnce{name, n.now}
 	n.stats.Requests++
 	nb.peer.tell((&wire.Request{Channel: nb.ch.tag, Name: name, Manifest: true}).Append)
 }
@@ -518,139 +546,4 @@ func (nb *neighbour) describe() {
 		nb.described = nb.ch.node.now
 		nb.push.send(nb.ch.descriptor)
 	}
-}
-
-func (nb *neighbour) onSubscribe(m *wire.Subscribe) {
-	n, c := nb.ch.node, nb.ch
-	if !nb.joined {
-		return
-	}
-	if nb.haveSerial && int16(m.Serial-nb.subSerial) <= 0 {
-		if m.Serial == nb.subSerial { // the answer was lost
-			nb.grant(m, nb.push.mask, wire.Granted)
-		}
-		return
-	}
-	nb.haveSerial, nb.subSerial = true, m.Serial
-	mask, reason := m.Mask, wire.Granted
-	switch {
-	case !n.serves():
-		mask, reason = 0, wire.GrantNotServed
-	case c.parent == nb:
-		mask, reason = 0, wire.GrantNotLive // no loop of two
-	default:
-		if n.room(nb) < onesCount(mask) {
-			// Whole or not at all: half of a block is of no use to anybody.
-			mask, reason = 0, wire.GrantFull
-		}
-	}
-	nb.push.subscribe(m, mask)
-	if m.BackfillOnly {
-		nb.push.mask = 0
-	}
-	nb.grant(m, mask, reason)
-}
-
-func (nb *neighbour) grant(m *wire.Subscribe, mask wire.StripeMask, reason wire.GrantReason) {
-	hop := uint8(0)
-	if c := nb.ch; !c.source {
-		hop = 255
-		if c.parent != nil && c.parent.hop < 254 {
-			hop = c.parent.hop + 1
-		}
-	}
-	nb.peer.tell((&wire.Subscribed{Channel: nb.ch.tag, Serial: m.Serial, Mask: mask, Hop: hop, Reason: reason}).Append)
-}
-
-// room is how many more stripes may be promised to nb within the cap.
-func (n *Node) room(nb *neighbour) int {
-	if nb.ch.rate == 0 {
-		return block.Stripes
-	}
-	used := 0.0
-	for _, c := range n.channels {
-		for _, o := range c.neighbours {
-			if o != nb {
-				used += float64(onesCount(o.push.mask)) * c.stripeRate()
-			}
-		}
-		if c.group.sending {
-			used += float64(onesCount(c.group.push.mask)) * c.stripeRate()
-		}
-	}
-	left := float64(n.bucket.Promisable()) - used
-	return max(0, int(left/nb.ch.stripeRate()+0.2))
-}
-
-// stripeRate is what one stripe takes on the wire, bytes a second.
-func (c *Channel) stripeRate() float64 {
-	return c.rate / float64(c.data()) * 1.09
-}
-
-// data is how many stripes hold data, as the newest manifest says.
-func (c *Channel) data() int {
-	if s := c.slot(c.next - 1); s != nil && s.b != nil && s.b.Manifest().Data > 0 {
-		return s.b.Manifest().Data
-	}
-	return block.DefaultData
-}
-
-func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
-	c := nb.ch
-	if m.Serial != nb.serial {
-		return
-	}
-	nb.acked, nb.settled = true, true
-	nb.hop = m.Hop
-	if nb == c.parent && onesCount(m.Mask) < c.data() && m.Reason != wire.Granted {
-		c.node.out.Event(Event{Kind: EventFull, Channel: c.ID, Peer: nb.peer.link.Addr()})
-		nb.denied = max(nb.denied, 1)
-		nb.subscribed = false
-		nb.joinAt = c.node.now
-		if m.Mask != 0 {
-			nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Mask: m.Mask}).Append)
-		}
-		c.parent = nil
-		c.chooseParent()
-	}
-}
-
-// candidate reports whether nb could be the parent.
-func (nb *neighbour) candidate() bool {
-	return nb.dialled && nb.joined && nb.denied == 0 && nb.peer.link.Established()
-}
-
-// chooseParent picks the parent anew: the candidate with the newest run, of
-// those the one that is furthest, of those the nearest.
-func (c *Channel) chooseParent() {
-	n := c.node
-	if c.source || c.group.receiving(n.now) {
-		return
-	}
-	var best *neighbour
-	for _, nb := range c.neighbours {
-		if nb == c.parent || !nb.candidate() {
-			continue
-		}
-		if best == nil || better(nb, best) {
-			best = nb
-		}
-	}
-	if best != nil {
-		c.adoptParent(best)
-		best.peer.tell(best.appendSubscribe)
-	}
-}
-
-func better(a, b *neighbour) bool {
-	if now := a.ch.node.now; (now < a.distrust) != (now < b.distrust) {
-		return now < b.distrust
-	}
-	if a.theirs.Run != b.theirs.Run {
-		return a.theirs.Run > b.theirs.Run
-	}
-	if d := int64(a.theirs.Newest) - int64(b.theirs.Newest); d > 8 || d < -8 {
-		return d > 0
-	}
-	return a.rtt() < b.rtt()
 }

@@ -80,8 +80,16 @@ type Config struct {
 	// how much at most (default 32 MiB).
 	Keep      time.Duration
 	KeepBytes int
+	// NoExchange keeps the node to the peers that it was told to dial, and to
+	// those that dial it: it names nobody and goes nowhere by others' word.
+	NoExchange bool
 	// Link tunes the links.
 	Link link.Config
+	// Vault, if not nil, is memory of blocks that this node shares with
+	// others in the process. Shards and manifests that are then handed to
+	// Output.Send never change, and verifying what another node has verified
+	// costs a comparison.
+	Vault *block.Vault
 	// Logger gets debug lines about links, never one a datagram.
 	Logger *slog.Logger
 }
@@ -126,23 +134,26 @@ type Event struct {
 
 // Node is one peer.
 type Node struct {
-	cfg      Config
-	out      Output
-	links    *link.Table
-	peers    map[*link.Link]*peer
-	order    []*peer // in the order they came: iteration must not depend on a map
-	channels []*Channel
-	random   *mrand.Rand
-	bucket   bucket // upload cap
-	rotate   int
-	now      Time
-	pumpAt   Time
-	houseAt  Time
-	stats    Counters
+	cfg       Config
+	out       Output
+	links     *link.Table
+	peers     map[*link.Link]*peer
+	order     []*peer // in the order they came: iteration must not depend on a map
+	talk      []*peer // that have messages to be sealed at the end of this call
+	channels  []*Channel
+	random    *mrand.Rand
+	bucket    bucket // upload cap
+	heldSince Time   // when it last held nothing up
+	rotate    int
+	now       Time
+	pumpAt    Time
+	houseAt   Time
+	stats     Counters
 }
 
 // peer is a link and the channels joined inside it.
 type peer struct {
+	node    *Node
 	link    *link.Link
 	addr    netip.AddrPort // as dialled, invalid if they dialled us
 	joined  []*neighbour
@@ -153,8 +164,8 @@ type peer struct {
 }
 
 // newPeer is a peer with no link yet; addr is invalid where they dialled us.
-func newPeer(addr netip.AddrPort) *peer {
-	return &peer{addr: addr, joins: fullAllowance(joinRate, joinBurst)}
+func (n *Node) newPeer(addr netip.AddrPort) *peer {
+	return &peer{node: n, addr: addr, joins: fullAllowance(joinRate, joinBurst)}
 }
 
 // Counters count since the start.
@@ -179,11 +190,16 @@ type Counters struct {
 	QueueDropped    uint64 `json:"queue_dropped"`   // shards not sent to a child that was too far behind
 	GroupRepairs    uint64 `json:"group_repairs"`   // shards sent again to the group
 	ManifestsForked uint64 `json:"manifests_forked"`
+	Evictions       uint64 `json:"evictions"`  // feeds taken from a child for another
+	Shed            uint64 `json:"shed_feeds"` // feeds taken from a child for lack of uplink
+	Waits           uint64 `json:"waits"`      // times that we gave up for a while for lack of room
 }
 
 const (
 	houseEvery    = 50 * time.Millisecond
 	stateEvery    = 500 * time.Millisecond
+	stateAgain    = 150 * time.Millisecond // a change, after the last
+	stateApart    = time.Second            // to who neither gives nor takes
 	stateIdle     = 250 * time.Millisecond
 	beaconEvery   = 250 * time.Millisecond
 	describeEvery = time.Second      // into a group
@@ -262,8 +278,7 @@ func (n *Node) channel(tag uint32) *Channel {
 	return nil
 }
 
-// Dial connects to a peer for a channel and keeps trying. The first that
-// answers becomes the parent; the others stand by.
+// Dial connects to a peer for a channel and keeps trying.
 func (n *Node) Dial(now Time, c *Channel, to netip.AddrPort) {
 	n.now = now
 	n.dial(c, to)
@@ -283,7 +298,7 @@ func (n *Node) dial(c *Channel, to netip.AddrPort) *neighbour {
 
 // dialAnew begins a link whether there is one to that address or not.
 func (n *Node) dialAnew(c *Channel, to netip.AddrPort) *neighbour {
-	p := newPeer(to)
+	p := n.newPeer(to)
 	nb := n.neighbour(p, c)
 	nb.dialled = true
 	p.link = n.links.Dial(n.now, to, func(dst []byte) []byte {
@@ -358,6 +373,9 @@ func (n *Node) Deadline() Time {
 	d := min(n.links.NextDeadline(), n.houseAt, n.pumpAt)
 	for _, c := range n.channels {
 		d = min(d, c.repairAt, c.groupDue)
+		if c.missed.at != 0 {
+			d = min(d, c.missed.at)
+		}
 	}
 	return d
 }
@@ -378,19 +396,21 @@ func (n *Node) Close(now Time) {
 func (n *Node) finish() {
 	for _, c := range n.channels {
 		c.spread()
+		c.settleFeeds()
 		if n.now >= c.repairAt {
 			c.repair()
 		}
+		c.askMissed()
 		if n.now >= c.groupDue {
 			c.settleGroupRepairs()
 		}
 	}
 	n.pump()
-	for _, p := range n.order {
-		if len(p.control) > 0 {
-			n.sendControl(p)
-		}
+	for i := 0; i < len(n.talk); i++ {
+		n.sendControl(n.talk[i])
 	}
+	clear(n.talk)
+	n.talk = n.talk[:0]
 }
 
 func (n *Node) sendControl(p *peer) {
@@ -415,7 +435,12 @@ func (n *Node) sendControl(p *peer) {
 }
 
 // tell queues a message for a peer; it leaves at the end of this call.
-func (p *peer) tell(append func([]byte) []byte) { p.control = append(p.control) }
+func (p *peer) tell(add func([]byte) []byte) {
+	if len(p.control) == 0 {
+		p.node.talk = append(p.node.talk, p)
+	}
+	p.control = add(p.control)
+}
 
 // linkSide is what the link table sees of the node.
 type linkSide Node
@@ -434,7 +459,7 @@ func (s *linkSide) Established(l *link.Link) {
 	n := (*Node)(s)
 	p := n.peers[l]
 	if p == nil {
-		p = newPeer(netip.AddrPort{})
+		p = n.newPeer(netip.AddrPort{})
 		p.link = l
 		n.peers[l] = p
 		n.order = append(n.order, p)
@@ -473,7 +498,9 @@ func (s *linkSide) Closed(l *link.Link, reason wire.ByeReason, text string) {
 		// A peer that was asked for is tried again for ever, the one of a
 		// beacon as long as no beacon names another.
 		for _, nb := range p.joined {
-			nb.ch.redialAt(n.now+redialAfter(reason), p)
+			if !nb.lead {
+				nb.ch.redialAt(n.now+redialAfter(reason), p)
+			}
 		}
 	}
 }
@@ -511,7 +538,7 @@ func (n *Node) forget(p *peer) {
 // the source has signed two manifests for one name and it holds the other.
 func (n *Node) wrong(nb *neighbour, number block.Number, what string) {
 	n.stats.Forged++
-	if nb == nil || nb.forkedRun != 0 && nb.forkedRun == nb.ch.run {
+	if nb == nil || number != wire.NoNumber && nb.mayBeForked(block.Name{Run: nb.ch.run, Number: number}) {
 		return
 	}
 	if n.now-nb.wrongAt > wrongMemory {
@@ -536,7 +563,7 @@ func (n *Node) misbehaved(nb *neighbour, what string) {
 	n.links.Ban(n.now, p.link)
 	n.links.Close(n.now, p.link, wire.ByeMisbehaviour, what)
 	n.forget(p)
-	if p.addr.IsValid() {
+	if p.addr.IsValid() && !nb.lead {
 		nb.ch.redialAt(n.now+redialAfter(wire.ByeMisbehaviour), p)
 	}
 }
@@ -560,19 +587,4 @@ func (n *Node) Stats() Stats {
 		}
 	}
 	return s
-}
-
-// Drained reports whether every child has been sent all that it is owed.
-func (n *Node) Drained() bool {
-	for _, c := range n.channels {
-		for _, nb := range c.neighbours {
-			if nb.push.pending > 0 {
-				return false
-			}
-		}
-		if c.group.sending && c.group.push.pending > 0 {
-			return false
-		}
-	}
-	return true
 }

@@ -27,6 +27,9 @@ const (
 	// goes: the fuller, the more datagrams share one GSO send, which is most
 	// of what a relay costs; the rest allows for a timer that is late.
 	quantumFill = 0.9
+	// recent blocks are no backlog to a new child: with them it can pass on
+	// at once what it is granted.
+	recent = 2
 	// maxQueue bounds how many blocks a child may lag behind.
 	maxQueue = window / 2
 	// shareTimes is how much more than the stripes it was granted a child may
@@ -34,22 +37,34 @@ const (
 	// how much of that it can save up.
 	shareTimes = 1.5
 	shareDepth = time.Second
+	// serveWithin is how long the cap may hold up what is promised before
+	// requests are refused.
+	serveWithin = 30 * time.Millisecond
+	serveSource = 80 * time.Millisecond
+	// askedLife is how long what was requested may wait: by then it has been
+	// requested of somebody else.
+	askedLife = 200 * time.Millisecond
 )
 
 // pusher is what one child (or the group) is owed: for each block from base
 // on, which shards it wants and which it has been sent.
 type pusher struct {
-	owner   *neighbour // nil for the group
-	head    [wire.TagSize]byte
-	mask    wire.StripeMask
-	first   bool // manifests wanted
-	second  bool // and a second copy
-	backlog block.Number
-	offered block.Number // one past the newest block that was ever owed by subscription
-	base    block.Number
-	owed    []debt // owed[i] is for block base+i
-	pending int    // debts that are not empty
+	owner     *neighbour // nil for the group
+	head      [wire.TagSize]byte
+	mask      wire.FeedMask
+	half      bool // of the highest stripe only the first row
+	since     Time // when the mask last grew
+	backlog   block.Number
+	offered   block.Number // one past the newest block that was ever owed by subscription
+	base      block.Number
+	owed      []debt // owed[i] is for block base+i
+	pending   int    // debts that are not empty
+	manifests int    // manifests of current blocks that have not gone out
 
+	behind bool // still catches up
+	asked  bool // is owed what it requested
+	listed bool // among the channel's debtors
+	first  bool // has not had more than its share
 	credit float64
 	share  float64 // what it may still be sent before others that had less
 	shared Time
@@ -61,7 +76,9 @@ type pusher struct {
 type debt struct {
 	want, sent uint64
 	again      uint64 // sent once more on request: says nothing about delay
+	asked      uint64 // owed because they were requested: they come last
 	manifest   uint8
+	askedAt    Time
 }
 
 const (
@@ -69,13 +86,14 @@ const (
 	secondWanted
 	manifestSent
 	secondSent
+	manifestAsked // wanted because it was requested
 )
 
 func (p *pusher) setTag(t wire.Tag) { binary.BigEndian.PutUint64(p.head[:], uint64(t)) }
 
 func (p *pusher) clear() {
 	p.owed = p.owed[:0]
-	p.pending = 0
+	p.pending, p.manifests = 0, 0
 }
 
 // restart begins at a block of a new run.
@@ -84,6 +102,41 @@ func (p *pusher) restart(base block.Number) {
 	p.base = base
 	p.backlog, p.offered = base, base
 	p.path.Forget()
+}
+
+// setMask changes what is pushed; what is owed already stays owed only as far
+// as it is still wanted.
+func (p *pusher) setMask(m wire.FeedMask, now Time) {
+	if m&^p.mask != 0 {
+		p.since = now
+	}
+	if less := p.mask &^ m; less != 0 {
+		keep := block.StripeMask(uint16(m))
+		for i := range p.owed {
+			if d := &p.owed[i]; !d.empty() {
+				d.want &= keep | d.asked
+				if !m.Has(wire.FeedManifest) && d.manifest&manifestAsked == 0 {
+					d.manifest &^= manifestWanted
+				}
+				if d.empty() {
+					p.pending--
+				}
+			}
+		}
+	}
+	p.mask = m
+	if m == 0 {
+		p.clear()
+	}
+}
+
+// wanted are the shards of a block that the child wants.
+func (p *pusher) wanted(b *block.Manifest) uint64 {
+	w := shards(p.mask, b)
+	if p.half && p.mask.Stripes() != 0 && b.Rows > 1 {
+		w &^= block.StripeMask(1<<highest(p.mask)) &^ (1<<block.Stripes - 1)
+	}
+	return w
 }
 
 // debt returns what is owed of a block, nil if that is out of range.
@@ -119,40 +172,50 @@ func (d *debt) empty() bool {
 func (p *pusher) owe(d *debt, shards uint64) {
 	if was := d.empty(); shards != 0 && was {
 		p.pending++
+		p.list()
 	}
 	d.want |= shards
+}
+
+// list puts a child among the debtors.
+func (p *pusher) list() {
+	if p.owner != nil && !p.listed {
+		p.listed = true
+		p.owner.ch.debtors = append(p.owner.ch.debtors, p)
+	}
 }
 
 func (p *pusher) oweManifest(d *debt, flag uint8) {
 	if d.empty() {
 		p.pending++
+		p.list()
 	}
+	p.manifests++ // a hint: pumpManifests looks
 	d.manifest |= flag
 }
 
-// shards turns a stripe mask into the shard mask of a block.
-func shards(m wire.StripeMask, b *block.Manifest) uint64 {
+// shards turns stripes into the shard mask of a block.
+func shards(m wire.FeedMask, b *block.Manifest) uint64 {
 	return block.StripeMask(uint16(m)) & b.AllMask()
 }
 
-// subscribe applies a SUBSCRIBE of which mask was granted.
-func (p *pusher) subscribe(m *wire.Subscribe, mask wire.StripeMask) {
+// subscribe applies a SUBSCRIBE of which feeds were granted: those that are
+// new are pushed from the block on that it names.
+func (p *pusher) subscribe(m *wire.Subscribe, feeds wire.FeedMask) {
 	c := p.owner.ch
-	was := p.mask
-	p.mask, p.first, p.second = mask, m.Manifest, m.SecondManifest
-	if mask == 0 {
-		p.clear()
+	added := feeds &^ p.mask
+	p.setMask(feeds, c.node.now)
+	p.half = m.Half
+	if feeds == 0 || !c.begun {
 		return
 	}
-	if !c.begun {
-		return
+	if m.BackfillOnly {
+		added = feeds
 	}
 	from := m.First
 	switch {
-	case m.First == wire.FromNext && was != 0 && !m.BackfillOnly:
-		return // goes on as it was, on other stripes
-	case m.First == wire.FromNext:
-		from = c.next
+	case added == 0 || m.First == wire.FromNext:
+		return
 	case m.First == wire.FromRAP || m.Run != c.run:
 		from = c.oldest
 		if c.rap != wire.NoNumber {
@@ -164,7 +227,7 @@ func (p *pusher) subscribe(m *wire.Subscribe, mask wire.StripeMask) {
 			}
 		}
 	}
-	p.backlog = c.next
+	p.backlog, p.behind = c.next-min(c.next, recent), true
 	for k := max(from, c.oldest); k < c.next; k++ {
 		s := c.slot(k)
 		if s == nil || s.b == nil {
@@ -172,24 +235,28 @@ func (p *pusher) subscribe(m *wire.Subscribe, mask wire.StripeMask) {
 		}
 		if k < p.offered {
 			// Again: as if it had been requested.
-			if again := bits.OnesCount64(s.b.Have() & shards(mask, s.b.Manifest())); !p.owner.mayRepair(again) {
+			if again := bits.OnesCount64(s.b.Have() & shards(added, s.b.Manifest())); !p.owner.mayRepair(again) {
 				continue
 			}
 		}
-		p.enlist(s, s.b.Have())
+		p.enlist(s, s.b.Have()&^s.held&(shards(added, s.b.Manifest())), added)
 	}
 }
 
-// enlist owes a child what it has subscribed of the given shards.
-func (p *pusher) enlist(s *slot, have uint64) {
+// enlist owes a child what it has subscribed of the given shards, and of the
+// copies of the manifest in feeds.
+func (p *pusher) enlist(s *slot, have uint64, feeds wire.FeedMask) {
 	d := p.debt(s.number)
 	if d == nil {
 		return
 	}
-	if p.first && d.manifest&manifestSent == 0 {
+	if feeds.Has(wire.FeedManifest) && p.mask.Has(wire.FeedManifest) && d.manifest&manifestSent == 0 {
 		p.oweManifest(d, manifestWanted)
 	}
-	p.owe(d, have&shards(p.mask, s.b.Manifest())&^d.sent)
+	if feeds.Has(wire.FeedSecond) && p.mask.Has(wire.FeedSecond) && !p.mask.Has(wire.FeedManifest) && d.manifest&secondSent == 0 {
+		p.oweManifest(d, secondWanted)
+	}
+	p.owe(d, have&p.wanted(s.b.Manifest())&^d.sent)
 	p.offered = max(p.offered, s.number+1)
 }
 
@@ -205,11 +272,11 @@ func (c *Channel) spread() {
 		fresh := s.b.Have() & s.fresh
 		for _, nb := range c.neighbours {
 			if nb.push.mask != 0 {
-				nb.push.enlist(s, fresh)
+				nb.push.enlist(s, fresh, wire.AllFeeds)
 			}
 		}
 		if c.group.sending {
-			c.group.push.enlist(s, fresh)
+			c.group.push.enlist(s, fresh, wire.AllFeeds)
 		}
 		s.fresh = 0
 	}
@@ -219,14 +286,7 @@ func (c *Channel) spread() {
 
 // childrenWant is the set of shards that some child subscribes to.
 func (c *Channel) childrenWant(b *block.Block) uint64 {
-	var m wire.StripeMask
-	for _, nb := range c.neighbours {
-		m |= nb.push.mask
-	}
-	if c.group.sending {
-		m |= c.group.push.mask
-	}
-	return shards(m, b.Manifest())
+	return shards(c.children, b.Manifest())
 }
 
 // pump sends what is owed, as far as pacing and the cap allow.
@@ -234,41 +294,90 @@ func (n *Node) pump() {
 	n.pumpAt = Never
 	n.bucket.refill(n.now)
 	for _, c := range n.channels {
-		k := len(c.neighbours)
 		if c.group.sending && c.group.push.pending > 0 {
-			c.pump(&c.group.push)
-		}
-		// Those come first who are at the live edge and have not had more
-		// than their share: what a newcomer still has to catch up with, and
-		// what somebody asks for over and over, must not hold up a picture.
-		for _, live := range [2]bool{true, false} {
-			for i := range k {
-				nb := c.neighbours[(i+n.rotate)%k]
-				if nb.push.pending > 0 && nb.push.live(n.now) == live {
-					c.pump(&nb.push)
-				}
+			for _, what := range [3]debtClass{current, backlog, requested} {
+				c.pump(&c.group.push, what)
 			}
 		}
+		c.pumpChildren()
+	}
+	if n.pumpAt == Never || n.bucket.open() {
+		n.heldSince = n.now
 	}
 	n.rotate++
 }
 
-// live reports whether the child is sent to before those who are not.
-func (p *pusher) live(now Time) bool {
-	rate := shareTimes * p.owner.ch.stripeRate() * float64(onesCount(p.mask))
-	p.share = min(p.share+rate*(now-p.shared).Seconds(), rate*shareDepth.Seconds())
-	p.shared = now
-	return p.share >= 0 && !p.behind()
+// pumpChildren sends what children are owed. Manifests come before all:
+// without them shards are worth nothing. Then what is new, to those first who
+// have not had more than their share; then what newcomers have to catch up
+// with, then what was requested: neither must hold up a picture.
+func (c *Channel) pumpChildren() {
+	n := c.node
+	k := 0
+	for _, p := range c.debtors {
+		if p.listed = p.pending > 0; p.listed {
+			c.debtors[k] = p
+			k++
+		}
+	}
+	clear(c.debtors[k:])
+	c.debtors = c.debtors[:k]
+	if k == 0 || !n.bucket.open() {
+		if k > 0 {
+			n.pumpAt = min(n.pumpAt, n.now+max(n.bucket.wait(), time.Millisecond))
+		}
+		return
+	}
+	behind, asked := false, false
+	for _, p := range c.debtors {
+		if p.manifests > 0 {
+			c.pumpManifests(p)
+		}
+		p.first = p.modest(n.now)
+		behind = behind || p.behind
+		asked = asked || p.asked
+	}
+	for _, first := range [2]bool{true, false} {
+		for i := range k {
+			if p := c.debtors[(i+n.rotate)%k]; p.first == first {
+				c.pump(p, current)
+			}
+		}
+	}
+	for i := range k {
+		if p := c.debtors[(i+n.rotate)%k]; behind && p.behind {
+			c.pump(p, backlog)
+		}
+	}
+	for i := range k {
+		if p := c.debtors[(i+n.rotate)%k]; asked && p.asked {
+			c.pump(p, requested)
+		}
+	}
 }
 
-// behind reports whether the child still catches up.
-func (p *pusher) behind() bool { return p.base < p.backlog }
+// debtClass is in which order what is owed goes out.
+type debtClass uint8
+
+const (
+	current   debtClass = iota // blocks since the child subscribed
+	backlog                    // blocks before that
+	requested                  // shards that it asked for
+)
+
+// modest reports whether the child has not had more than its share.
+func (p *pusher) modest(now Time) bool {
+	rate := shareTimes * p.owner.ch.stripeRate() * float64(p.mask.Count())
+	p.share = min(p.share+rate*(now-p.shared).Seconds(), rate*shareDepth.Seconds())
+	p.shared = now
+	return p.share >= 0
+}
 
 // speed is the rate at which a child is sent, bytes a second: fast, as far as
 // the path to it lets us.
 func (p *pusher) speed(c *Channel) float64 {
 	times := float64(pushSpeed)
-	if p.behind() {
+	if p.behind {
 		times = backlogSpeed
 	}
 	want := max(c.rate*times, pushFloor)
@@ -277,31 +386,51 @@ func (p *pusher) speed(c *Channel) float64 {
 	}
 	need := c.rate
 	if p.mask != 0 {
-		need = c.stripeRate() * float64(onesCount(p.mask))
+		need = c.cost(p.mask)
 	}
 	return float64(p.path.Rate(c.node.now, pace.Rate(want), pace.Rate(need)))
 }
 
-func (c *Channel) pump(p *pusher) {
+// pump sends what one child is owed of one class.
+func (c *Channel) pump(p *pusher, what debtClass) {
 	n := c.node
 	speed := p.speed(c)
 	burst := max(speed*quantum.Seconds(), quantumFloor)
 	p.credit = min(p.credit+speed*(n.now-p.last).Seconds(), burst)
 	p.last = n.now
-	for i := 0; i < len(p.owed) && p.credit > 0 && n.open(p); i++ {
+	from, to := 0, len(p.owed)
+	split := 0
+	if p.backlog > p.base {
+		split = int(min(p.backlog-p.base, block.Number(to)))
+	}
+	switch what {
+	case current:
+		from = split
+	case backlog:
+		to = split
+		p.behind = false
+	case requested:
+		p.asked = false
+	}
+	for i := from; i < to; i++ {
+		if p.credit <= 0 || !n.open(p) {
+			p.behind = p.behind || what == backlog
+			p.asked = p.asked || what == requested
+			break
+		}
 		d := &p.owed[i]
 		if d.empty() {
 			continue
 		}
-		s := c.slot(p.base + block.Number(i))
-		if s == nil || s.b == nil {
+		if s := c.slot(p.base + block.Number(i)); s == nil || s.b == nil {
 			p.forgive(d)
-			continue
+		} else if c.pumpBlock(p, s, d, what == requested); d.empty() {
+			p.pending--
+		} else if what == backlog {
+			p.behind = true
+		} else if d.asked != 0 || d.manifest&manifestAsked != 0 {
+			p.asked = true
 		}
-		if !c.pumpBlock(p, s, d) {
-			break
-		}
-		p.pending--
 	}
 	p.shrink(c)
 	if p.pending > 0 {
@@ -310,21 +439,55 @@ func (c *Channel) pump(p *pusher) {
 	}
 }
 
-// pumpBlock sends what is owed of one block; false if the allowance ended
-// before the debt did.
-func (c *Channel) pumpBlock(p *pusher, s *slot, d *debt) bool {
+// pumpManifests sends the manifests of current blocks.
+func (c *Channel) pumpManifests(p *pusher) {
 	n := c.node
-	if d.manifest&manifestWanted != 0 {
+	p.manifests = 0
+	for i := len(p.owed) - 1; i >= 0 && p.base+block.Number(i) >= p.backlog; i-- {
+		d := &p.owed[i]
+		if d.manifest&(manifestWanted|manifestAsked) != manifestWanted {
+			if beyond(c.next, p.base+block.Number(i), 8) {
+				break
+			}
+			continue
+		}
+		if !n.open(p) {
+			p.manifests++
+			return
+		}
+		if s := c.slot(p.base + block.Number(i)); s != nil && s.b != nil {
+			c.sendOne(p, s.b.ManifestDatagram())
+			d.manifest = d.manifest&^manifestWanted | manifestSent
+			if d.empty() {
+				p.pending--
+			}
+		}
+	}
+}
+
+// pumpBlock sends what is owed of one block as far as the allowance goes.
+func (c *Channel) pumpBlock(p *pusher, s *slot, d *debt, asked bool) {
+	n := c.node
+	if d.manifest&manifestWanted != 0 && (asked || d.manifest&manifestAsked == 0) {
 		c.sendOne(p, s.b.ManifestDatagram())
-		d.manifest = d.manifest&^manifestWanted | manifestSent
+		d.manifest = d.manifest&^(manifestWanted|manifestAsked) | manifestSent
 	}
 	m := s.b.Manifest()
 	data := m.DataMask()
-	half := bits.OnesCount64(shards(p.mask, m)) / 2
+	half := bits.OnesCount64(p.wanted(m)) / 2
+	want := d.want
+	switch {
+	case !asked:
+		want &^= d.asked
+	case d.asked != 0 && n.now-d.askedAt > askedLife:
+		d.want &^= d.asked
+		d.asked = 0
+		want = d.want
+	}
 	for _, part := range [2]uint64{data, ^data} {
-		for w := d.want & part; w != 0; w &= w - 1 {
+		for w := want & part; w != 0; w &= w - 1 {
 			if p.credit <= 0 || !n.open(p) {
-				return d.empty()
+				return
 			}
 			i := bits.TrailingZeros64(w)
 			if dg := s.b.Datagram(i); dg != nil {
@@ -336,15 +499,16 @@ func (c *Channel) pumpBlock(p *pusher, s *slot, d *debt) bool {
 				d.sent |= 1 << i
 			}
 			d.want &^= 1 << i
+			d.asked &^= 1 << i
 		}
 	}
-	if p.second && d.manifest&(manifestSent|secondSent) == manifestSent && bits.OnesCount64(d.sent) >= half {
+	if p.mask.Has(wire.FeedSecond) && d.manifest&secondSent == 0 && (d.manifest&secondWanted != 0 || d.manifest&manifestSent != 0) && bits.OnesCount64(d.sent) >= half {
 		// The second copy comes apart from the first, so that one burst of
 		// loss does not take both.
 		c.sendOne(p, s.b.ManifestDatagram())
 		d.manifest |= secondSent
 	}
-	return d.empty()
+	d.manifest &^= secondWanted
 }
 
 // sendOne sends a bare datagram to a child and pays for it.
@@ -368,8 +532,8 @@ func (c *Channel) sendOne(p *pusher, b []byte) {
 func (p *pusher) send(b []byte) { p.owner.ch.sendOne(p, b) }
 
 func (p *pusher) forgive(d *debt) {
-	d.want = 0
-	d.manifest &^= manifestWanted | secondWanted
+	d.want, d.asked = 0, 0
+	d.manifest &^= manifestWanted | secondWanted | manifestAsked
 	p.pending--
 }
 
@@ -444,11 +608,11 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 		}
 	}
 	switch {
-	case nb.push.mask != 0:
-	case c.group.sending:
+	case nb.push.mask != 0 && !n.late():
+	case c.group.sending && nb.push.mask == 0:
 		c.group.ask(nb, s, want, m.Manifest, n.now)
 		return
-	case n.room(nb) < block.Stripes:
+	case n.late():
 		// Those who were promised the channel come first.
 		nb.peer.tell((&wire.Refuse{Channel: c.tag, Name: m.Name, Reason: wire.RefuseBusy}).Append)
 		return
@@ -462,13 +626,28 @@ func (nb *neighbour) resend(s *slot, want uint64, manifest bool) {
 	if d == nil {
 		return
 	}
-	if manifest {
-		nb.push.oweManifest(d, manifestWanted)
+	if manifest && d.manifest&manifestWanted == 0 {
+		nb.push.oweManifest(d, manifestWanted|manifestAsked)
 	}
 	have := want & s.b.Have()
 	d.again |= d.sent & have
+	d.asked |= have &^ d.want
+	nb.push.asked = true
+	d.askedAt = nb.ch.node.now
 	d.sent &^= have
 	nb.push.path.Again(s.number, have)
 	nb.push.owe(d, have)
 	// What we lack may still come: then it goes out like any push.
+}
+
+// late reports whether what is to be sent has waited for the cap for so long
+// that others are better asked for repairs.
+func (n *Node) late() bool {
+	within := serveWithin
+	for _, c := range n.channels {
+		if c.source {
+			within = serveSource // it gets whole blocks at once
+		}
+	}
+	return n.now-n.heldSince > within
 }

@@ -9,24 +9,31 @@ import (
 )
 
 const (
-	// reorderSlack is how long after the parent went on to a later block the
+	// reorderSlack is how long after a parent went on to a later block its
 	// shards of the one before may still be under way.
 	reorderSlack = 10 * time.Millisecond
-	// quiet is how long a block may be silent before it is asked about, where
-	// nothing later has come.
-	quiet = 40 * time.Millisecond
+	// quiet is how much later than usual a feed may bring a block before it
+	// is asked about, where nothing later has come.
+	quiet = 80 * time.Millisecond
+	// backlogQuiet is how long a backlog may stand still.
+	backlogQuiet = 300 * time.Millisecond
 	// maxWait bounds how far requests for one block grow apart.
 	maxWait = 500 * time.Millisecond
-	// requestsAtOnce bounds how many blocks are asked for in one go.
+	// requestsAtOnce bounds how many blocks are asked for in one go, and
+	// maxServers of how many neighbours one is.
 	requestsAtOnce = 64
-	// tooManyFailures in a few seconds, and a parent is given up for another;
-	// for distrustTime, doubling, it is not chosen again.
-	tooManyFailures = 3
-	distrustTime    = 10 * time.Second
-	// silentParent makes a parent whose channel does not advance suspicious,
-	// besides a round trip and a block.
-	silentParent = 500 * time.Millisecond
-	// lagTime behind what somebody else has, and a parent is suspicious too.
+	maxServers     = 3
+	// askAgain after a round trip a request counts as lost.
+	askAgain = 60 * time.Millisecond
+	// askTimes the stream's own shards may be requested, askTimesJoining
+	// until the live edge is reached, askTimesHungry with too few feeds.
+	askTimes        = 0.5
+	askTimesJoining = 1.5
+	askTimesHungry  = 0.1
+	// distrustTime is how long a parent that failed is the last choice; it
+	// doubles.
+	distrustTime = 10 * time.Second
+	// lagTime behind what others have, and a feed is given up.
 	lagTime = time.Second
 	// silentLink is how long a peer that we dialled may say nothing at all
 	// (STATE is due every 500 ms) before it is dialled anew beside the old
@@ -34,36 +41,104 @@ const (
 	silentLink = 1200 * time.Millisecond
 )
 
-// schedule decides when a block that cannot be decoded is looked at next.
-func (c *Channel) schedule(s *slot) {
-	c.repairAt = min(c.repairAt, c.due(s))
+// expected reports whether feed i is to bring the block with this number.
+func (f *feed) expected(number block.Number) bool {
+	return f.from != nil && f.first <= number
 }
 
-// latest is the newest block of which those who push to us have sent
-// anything, when they began it, and when they last sent anything at all.
-func (c *Channel) latest() (number block.Number, begun, last Time) {
-	if c.parent != nil {
-		return c.parent.latest, c.parent.latestAt, c.parent.lastData
+// overdue is when feed i will bring nothing more of s: a little after its
+// parent went on to the next block, or after the usual time; well after that
+// where a mistake costs a request.
+func (c *Channel) overdue(f *feed, s *slot, patient bool) Time {
+	if !f.granted {
+		return max(f.from.askedAt, f.since) + f.from.rtt() + quiet
 	}
-	return c.group.latest, c.group.latestAt, c.group.heardAt
-}
-
-// due is when a block is to be asked for.
-func (c *Channel) due(s *slot) Time {
-	if s.askAt != 0 {
-		return s.askAt
+	if s.number < f.joint {
+		if f.back > s.number {
+			return f.backAt + reorderSlack
+		}
+		return max(f.backAt, s.first) + backlogQuiet
 	}
-	latest, at, last := c.latest()
-	if latest > s.number && s.passed == 0 {
-		s.passed = max(at, s.first)
+	if f.latest > s.number {
+		return max(f.passed, s.first) + reorderSlack
 	}
-	// A parent that still sends has not come to this block yet, or has not
-	// finished with it.
-	t := max(s.last, s.first, last) + quiet
-	if s.passed != 0 {
-		t = min(t, max(s.passed, s.last)+reorderSlack)
+	usual, spread := c.blockTime(), c.blockTime()/4
+	if f.offset > 0 {
+		usual = time.Duration(f.offset * float64(time.Second))
+		spread = time.Duration(f.spread * float64(time.Second))
+	}
+	t := s.first + usual + 2*spread + reorderSlack
+	if patient {
+		t += 2*spread + quiet - reorderSlack
+	}
+	if f.latest+1 < s.number {
+		t = max(t, f.last+quiet) // still busy with earlier blocks
 	}
 	return t
+}
+
+// pending is the set of feeds that may still bring something of s, and when
+// the first of them is overdue.
+func (c *Channel) pending(s *slot) (m wire.FeedMask, next Time) {
+	now := c.node.now
+	patient := !s.decoded
+	next = Never
+	if g := &c.group; g.receiving(now) {
+		t := max(s.last, s.first, g.heardAt) + quiet
+		if g.latest > s.number {
+			t = min(t, max(g.latestAt, s.first, s.last)+reorderSlack)
+		}
+		if t > now {
+			return wire.FeedMask(groupStripes) | wire.Manifest, t
+		}
+		return 0, Never
+	}
+	for i := range c.feeds {
+		f := &c.feeds[i]
+		if s.gone.Has(i) || !f.expected(s.number) {
+			continue
+		}
+		t := c.overdue(f, s, patient)
+		if t <= now {
+			s.gone |= 1 << i
+			continue
+		}
+		m |= 1 << i
+		next = min(next, t)
+	}
+	return m, next
+}
+
+// coming is the set of shards that feeds bring of a block: of the one that is
+// spare perhaps the first row only.
+func (c *Channel) coming(feeds wire.FeedMask, m *block.Manifest) uint64 {
+	w := shards(feeds, m)
+	if c.half && m.Rows > 1 {
+		if top := highest(c.taken()); top >= 0 && feeds.Has(top) && c.feeds[top].from.askedHalf {
+			w &^= block.StripeMask(1<<top) &^ (1<<block.Stripes - 1)
+		}
+	}
+	return w
+}
+
+// due is when to look at a block that cannot be decoded: now, if what may
+// still come will not do.
+func (c *Channel) due(s *slot) Time {
+	if s.askAt > c.node.now {
+		return s.askAt
+	}
+	m, next := c.pending(s)
+	if s.b == nil {
+		if m&(wire.Manifest|wire.Second) == 0 {
+			return max(s.askAt, s.first+reorderSlack)
+		}
+		return next
+	}
+	f := s.b.Manifest()
+	if bits.OnesCount64(s.b.Have()|c.coming(m, f)) >= f.DataShards() {
+		return next
+	}
+	return s.askAt
 }
 
 // repair asks for what is missing and due, and gives up what is too old.
@@ -102,22 +177,29 @@ func (c *Channel) repair() {
 	}
 }
 
-// regenerate makes the shards that children want and that the parent was
-// expected to push but did not.
+// regenerate passes on the shards that children want and that a feed was
+// expected to bring but did not.
 func (c *Channel) regenerate() {
 	kept := c.late[:0]
 	for _, s := range c.late {
 		if s.b == nil || c.slot(s.number) != s {
 			continue
 		}
-		if at := c.due(s); at > c.node.now {
-			c.repairAt = min(c.repairAt, at)
-			kept = append(kept, s)
-			continue
+		m, next := c.pending(s)
+		still := c.coming(m, s.b.Manifest())
+		if over := s.held &^ still; over != 0 {
+			s.held &= still
+			c.offer(s, over)
 		}
-		if made, err := s.b.ReconstructSome(c.childrenWant(s.b)); err == nil && made != 0 {
+		want := c.childrenWant(s.b) &^ still &^ s.b.Have()
+		if made, err := s.b.ReconstructSome(want); err == nil && made != 0 {
 			c.node.stats.Rebuilt += uint64(bits.OnesCount64(made))
+			s.made |= made
 			c.offer(s, made)
+		}
+		if still&^(s.b.Have()&^s.held) != 0 {
+			c.repairAt = min(c.repairAt, next)
+			kept = append(kept, s)
 		}
 	}
 	clear(c.late[len(kept):])
@@ -125,64 +207,122 @@ func (c *Channel) regenerate() {
 	c.spread()
 }
 
-// expected is the set of a block's shards that somebody pushes to us.
-func (c *Channel) expected(b *block.Block) uint64 {
-	switch {
-	case c.parent != nil:
-		return shards(c.parent.subMask, b.Manifest())
-	case c.group.receiving(c.node.now):
-		return shards(groupStripes, b.Manifest())
-	}
-	return 0
-}
-
-// ask requests what a block needs to be decoded.
+// ask requests what a block needs to be decoded: at first of those who were
+// to push it, later of whoever has it.
 func (c *Channel) ask(s *slot) bool {
 	n := c.node
-	c.sample(s)
-	server := c.server(s)
-	if server == nil {
-		s.askAt = n.now + 50*time.Millisecond
-		return false
-	}
-	if s.tries == 0 && c.group.receiving(n.now) && c.parent == nil && s.wait == 0 {
+	if s.tries == 0 && c.group.receiving(n.now) && c.taken() == 0 && s.wait == 0 {
 		// RFC 5740 §5.3: wait at random, somebody else's repair may come.
 		s.wait = 1
 		s.askAt = n.now + time.Duration(n.random.Int64N(int64(groupBackoff)))
 		return false
 	}
-	m := wire.Request{Channel: c.tag, Name: block.Name{Run: c.run, Number: s.number}, Manifest: s.b == nil}
+	pending, _ := c.pending(s)
+	var missing, data uint64
+	need := block.Stripes
 	if s.b == nil {
-		// Nothing is known of it: all that we subscribe to, which cannot be
-		// fewer than what is needed.
-		m.Shards = block.StripeMask(uint16(c.subMask)) &^ c.orphaned(s.number)
+		// Nothing is known of it: all that could be needed.
+		missing = block.StripeMask(uint16(lowest(wire.AllStripes, c.data()+1))) &^ c.orphaned(s.number)
+		if c.taken() != 0 {
+			missing &^= shardsOf(pending)
+		}
+		data = missing
+		need = block.MaxShards
 	} else {
 		f := s.b.Manifest()
-		need := s.b.Missing()
+		missing = f.AllMask() &^ s.b.Have() &^ c.coming(pending, f)
+		data = missing & f.DataMask()
+		need = s.b.Missing() - bits.OnesCount64(c.coming(pending, f)&^s.b.Have())
 		need += (need + 7) / 8
-		missing := f.AllMask() &^ s.b.Have()
-		// Data first, so that less has to be computed.
-		for _, part := range [2]uint64{missing & f.DataMask(), missing &^ f.DataMask()} {
-			for ; part != 0 && need > 0; part &= part - 1 {
-				m.Shards |= part & -part
-				need--
+	}
+	servers := c.servers3(s)
+	if len(servers) == 0 {
+		s.askAt = n.now + 50*time.Millisecond
+		return false
+	}
+	wait := time.Duration(0)
+	budget := c.asking(need)
+	if budget == 0 && s.b != nil {
+		s.askAt = n.now + 30*time.Millisecond
+		return false
+	}
+	need = min(need, max(budget, 1))
+	for k, sv := range servers {
+		// What its own feeds were to bring, then a part of the rest.
+		take := missing
+		if s.tries == 0 && len(servers) > 1 {
+			take &= shardsOf(c.feedsOf(sv))
+			if k == len(servers)-1 && need > 0 && bits.OnesCount64(take) < need {
+				take = missing
 			}
 		}
-		s.asked |= m.Shards
+		most := need
+		if s.tries > 0 || s.b == nil {
+			most = (need + len(servers) - k - 1) / (len(servers) - k)
+		}
+		want := first(take&data, take, most)
+		if want == 0 && s.b != nil {
+			continue
+		}
+		missing &^= want
+		data &^= want
+		need -= bits.OnesCount64(want)
+		m := wire.Request{Channel: c.tag, Name: block.Name{Run: c.run, Number: s.number}, Manifest: s.b == nil && (k == 0 || s.tries > 1), Shards: want}
+		c.asks.credit -= float64(bits.OnesCount64(want &^ s.asked))
+		s.asked |= want
+		n.stats.Requests++
+		sv.peer.tell(m.Append)
+		wait = max(wait, sv.rtt()+askAgain)
+		if need <= 0 && s.b != nil {
+			break
+		}
 	}
-	n.stats.Requests++
-	server.peer.tell(m.Append)
-	s.tries++
-	if s.tries == 3 && c.parent != nil {
-		c.parent.fail(n.now)
+	if wait == 0 {
+		wait = 50 * time.Millisecond
 	}
-	wait := server.rtt() + 20*time.Millisecond
+	if s.tries < 255 {
+		s.tries++
+	}
 	if s.tries > 4 {
 		wait = max(wait, s.wait+s.wait/2)
 	}
 	s.wait = min(wait, maxWait)
 	s.askAt = n.now + s.wait
 	return true
+}
+
+// asking is how many shards may be requested now: half of what the stream
+// has, more while there is nothing to play yet.
+func (c *Channel) asking(need int) int {
+	a := &c.asks
+	times := askTimes
+	switch live := wire.FeedMask(c.live().Stripes()).Count(); {
+	case 3*live < 2*c.data():
+		times = askTimesHungry // requests cannot replace feeds
+	case !c.caughtUp:
+		times = askTimesJoining
+	}
+	a.rate = max(20, times*c.rate/block.MaxShard)
+	a.depth = max(block.MaxShards, 0.75*c.rate/block.MaxShard)
+	if a.last == 0 && c.rate > 0 {
+		a.credit = a.depth
+	}
+	a.takeSome(c.node.now, 0)
+	return max(0, min(need, int(a.credit)))
+}
+
+// shardsOf is every shard of the stripes in m, whatever the rows.
+func shardsOf(m wire.FeedMask) uint64 { return block.StripeMask(uint16(m)) }
+
+// first takes up to k shards, those of a first.
+func first(a, b uint64, k int) (m uint64) {
+	for _, part := range [2]uint64{a, b &^ a} {
+		for ; part != 0 && k > 0; part &= part - 1 {
+			m |= part & -part
+			k--
+		}
+	}
+	return m
 }
 
 // orphaned is the set of shards of a block that wait for its manifest.
@@ -196,37 +336,59 @@ func (c *Channel) orphaned(number block.Number) uint64 {
 	return have
 }
 
-// server picks whom to ask: the parent first, whoever else says that it has
-// the block when the parent does not deliver.
-func (c *Channel) server(s *slot) *neighbour {
-	var others []*neighbour
+// servers3 picks whom to ask for a block, at most maxServers: at first the
+// parents of what is missing, then others that say that they have it.
+func (c *Channel) servers3(s *slot) []*neighbour {
+	n := c.node
+	list := c.cands[:0]
 	usable := func(nb *neighbour) bool {
-		return nb != nil && nb.joined && nb.peer.link.Established()
+		return nb != nil && nb.joined && nb.denied == 0 && nb.peer.link.Established()
 	}
-	if c.parent == nil && usable(c.group.repairer) {
-		return c.group.repairer
+	if c.taken() == 0 && usable(c.group.repairer) {
+		return append(list, c.group.repairer)
 	}
-	if usable(c.parent) && s.tries%4 < 2 {
-		return c.parent
+	holds := func(nb *neighbour) bool {
+		t := nb.theirs
+		return t.Run == c.run && t.Newest != wire.NoNumber && t.Oldest <= s.number && s.number <= t.Newest
 	}
-	for _, nb := range c.neighbours {
-		if nb != c.parent && usable(nb) && nb.denied == 0 && nb.theirs.Run == c.run && nb.theirs.Newest != wire.NoNumber &&
-			nb.theirs.Oldest <= s.number && s.number <= nb.theirs.Newest {
-			others = append(others, nb)
+	start := 0
+	if k := len(c.neighbours); k > 0 {
+		start = n.random.IntN(k)
+	}
+	for _, parents := range [2]bool{s.tries%4 < 2, s.tries%4 >= 2} {
+		for j := range c.neighbours {
+			nb := c.neighbours[(start+j)%len(c.neighbours)]
+			if !usable(nb) || len(list) >= 4*maxServers {
+				continue
+			}
+			parent := nb.asked&^(wire.Manifest|wire.Second) != 0 && nb.acked
+			// A child has of a block what we have, if nobody else feeds it.
+			if parent != parents || !parent && (!holds(nb) || n.now < nb.busyUntil || !nb.serves || nb.empty > 0 || nb.push.mask != 0) {
+				continue
+			}
+			list = append(list, nb)
+		}
+		if len(list) > 0 && s.tries == 0 {
+			break
 		}
 	}
-	if len(others) > 0 {
-		return others[int(s.tries)%len(others)]
+	if s.tries > 0 || s.b == nil {
+		list = list[:min(len(list), maxServers)]
 	}
-	if usable(c.parent) {
-		return c.parent
-	}
-	return nil
+	c.cands = list
+	return list
 }
 
 func (nb *neighbour) onRefuse(m *wire.Refuse) {
-	c := nb.ch
-	if m.Name.Run != c.run || m.Reason != wire.RefuseGone || nb != c.parent && nb != c.group.repairer {
+	n, c := nb.ch.node, nb.ch
+	if m.Name.Run != c.run {
+		return
+	}
+	if m.Reason == wire.RefuseBusy {
+		nb.busyUntil = n.now + 150*time.Millisecond + time.Duration(n.random.Int64N(int64(150*time.Millisecond)))
+		return
+	}
+	if m.Reason != wire.RefuseGone || c.feedsOf(nb) == 0 && nb != c.group.repairer {
 		return
 	}
 	s := c.slot(m.Name.Number)
@@ -243,14 +405,13 @@ func (nb *neighbour) onRefuse(m *wire.Refuse) {
 	c.advanceLow()
 }
 
-// askManifest asks for the manifest of an orphan shard.
+// askManifest sees to it that the manifest of an orphan shard is asked for,
+// if it does not come by itself.
 func (c *Channel) askManifest(from *neighbour, name block.Name) {
 	n := c.node
 	if name.Run == c.run && c.begun && name.Number < c.next {
-		if s := c.slot(name.Number); s != nil && s.b == nil && s.tries == 0 && c.parent != nil {
-			// Known as a gap already: now there is something to gain.
-			s.askAt = n.now
-			c.repairAt = n.now
+		if s := c.slot(name.Number); s != nil && s.b == nil && s.tries == 0 {
+			c.repairAt = min(c.repairAt, c.due(s))
 		}
 		return
 	}
@@ -261,31 +422,87 @@ func (c *Channel) askManifest(from *neighbour, name block.Name) {
 		}
 		return
 	}
+	if f := &c.feeds[wire.FeedManifest]; c.begun && name.Run == c.run && f.from != nil && f.granted && (f.from != from || n.now-f.last < manifestWait) {
+		if c.missed.at == 0 {
+			c.missed = askOnce{name, n.now + manifestWait}
+		}
+		return
+	}
 	from.askFor(name)
+}
+
+// manifestWait is how long after a shard its manifest may come on another way.
+const manifestWait = 30 * time.Millisecond
+
+// askMissed asks the senders of orphan shards for their manifests.
+func (c *Channel) askMissed() {
+	n := c.node
+	if c.missed.at == 0 || n.now < c.missed.at {
+		return
+	}
+	c.missed = askOnce{}
+	for i := range c.orphans {
+		o := &c.orphans[i]
+		if o.from == nil || o.name.Run != c.run || o.name.Number < c.next {
+			continue
+		}
+		if left := o.at + manifestWait - n.now; left > 0 {
+			c.missed = askOnce{o.name, n.now + left}
+			return
+		}
+		if !c.asksFor(o.name) {
+			o.from.askFor(o.name)
+		}
+	}
+}
+
+// asksFor reports whether somebody was asked for a manifest a moment ago.
+func (c *Channel) asksFor(name block.Name) bool {
+	for _, nb := range c.neighbours {
+		if nb.query.name == name && c.node.now-nb.query.at < nb.rtt()+20*time.Millisecond {
+			return true
+		}
+	}
+	return false
 }
 
 // sample counts how much of a block's push came, once a block.
 func (c *Channel) sample(s *slot) {
-	if s.sampled || s.b == nil && c.parent == nil {
+	if s.sampled || s.b == nil {
 		return
 	}
 	s.sampled = true
-	nb := c.parent
-	if nb == nil || !nb.acked || nb.subMask == 0 || s.first < nb.chosen {
-		return
-	}
-	expected, got := 16, 0
-	if s.b != nil {
-		expected = bits.OnesCount64(shards(nb.subMask, s.b.Manifest()))
-		got = bits.OnesCount64(s.pushed)
-	} else {
-		expected, got = 1, 0
+	expected, got := 0, 0
+	m := s.b.Manifest()
+	live := c.live()
+	for i := range block.Stripes {
+		f := &c.feeds[i]
+		if !f.expected(s.number) || !live.Has(i) || s.first < f.since || s.number < f.joint+recent {
+			continue
+		}
+		mask := c.coming(1<<i, m)
+		e, g := bits.OnesCount64(mask), bits.OnesCount64(s.pushed&mask)
+		expected += e
+		got += g
+		f.from.due += float64(e)
+		f.from.got += float64(g)
 	}
 	if expected == 0 {
 		return
 	}
 	x := 1 - min(1, float64(got)/float64(expected))
 	c.loss += (x - c.loss) / 32
+}
+
+// loss is the share of a neighbour's pushes that did not come, of late.
+func (nb *neighbour) loss() float64 {
+	if nb.due < 1 {
+		return 0
+	}
+	l := 1 - min(1, nb.got/nb.due)
+	nb.due *= 0.9
+	nb.got *= 0.9
+	return l
 }
 
 // setMargin decides how many stripes to ask for (section 6).
@@ -297,24 +514,75 @@ func (c *Channel) setMargin() {
 	case c.loss > 0.02:
 		spare = 2
 	}
-	c.subMask = lowest(wire.AllStripes, min(block.Stripes, c.data()+spare))
+	c.wanted = min(block.Stripes, c.data()+spare)
 	c.second = c.loss > 0.005
+	c.half = c.loss < 0.003
+}
+
+// settleFeeds is the end of every call: feeds without a parent get one, what
+// was assigned is asked for, and a change of what we hold is told.
+func (c *Channel) settleFeeds() {
+	if c.reassign {
+		c.reassign = false
+		c.assign()
+	}
+	c.resubscribe()
+	if c.liveChanged {
+		c.liveChanged = false
+		c.sayChange()
+	}
+}
+
+// sayChange tells those whom it concerns that feeds have come to life or died:
+// who lacks the one, and who depends on the other.
+func (c *Channel) sayChange() {
+	n := c.node
+	live := c.live()
+	born, died := live&^c.saidLive, c.saidLive&^live
+	if born|died == 0 {
+		return
+	}
+	c.saidLive = live
+	for _, nb := range c.neighbours {
+		if !nb.joined || !nb.peer.link.Established() || n.now-nb.saidState < stateAgain {
+			continue
+		}
+		if born&^nb.held.Live&^nb.push.mask != 0 || died&nb.push.mask != 0 {
+			nb.sayState()
+		}
+	}
+}
+
+// sayState tells nb what we hold.
+func (nb *neighbour) sayState() {
+	c := nb.ch
+	nb.saidState = c.node.now
+	nb.peer.tell((&wire.State{Channel: c.tag, Progress: c.Progress(), Holdings: c.holdings()}).Append)
 }
 
 // housekeep is done every 50 ms.
 func (c *Channel) housekeep() {
 	n := c.node
-	// Blocks that came whole count for the loss too.
-	for k := max(c.oldest, c.next-min(c.next, 8)); k < c.next; k++ {
-		if s := c.slot(k); s != nil && !s.sampled && s.decoded {
-			if latest, at, _ := c.latest(); latest > k && n.now-at > reorderSlack || n.now-s.last > 2*quiet {
-				c.sample(s)
-			}
+	for k := max(c.oldest, c.next-min(c.next, 16)); k < c.next; k++ {
+		// Late enough for what others had to make anew.
+		if s := c.slot(k); s != nil && !s.sampled && (beyond(c.next, k, 8) || n.now-s.first > time.Second) {
+			c.sample(s)
 		}
 	}
+	c.caughtUp = c.begun && (c.caughtUp || c.low == c.next)
 	c.expireOrphans()
+	c.askMissed()
 	c.setMargin()
-	c.watchParent()
+	c.watch()
+	c.forgetSilent()
+	c.shed()
+	if n.now >= c.clockAt {
+		c.clockAt = n.now + 500*time.Millisecond
+		c.readClock()
+	}
+	if live := c.live(); live != c.saidLive {
+		c.liveChanged = true
+	}
 	for i := 0; i < len(c.redials); i++ {
 		if r := c.redials[i]; n.now >= r.at {
 			c.redials = append(c.redials[:i], c.redials[i+1:]...)
@@ -326,6 +594,7 @@ func (c *Channel) housekeep() {
 			}
 		}
 	}
+	c.assign()
 	for _, nb := range c.neighbours {
 		if !nb.peer.link.Established() {
 			continue
@@ -336,12 +605,7 @@ func (c *Channel) housekeep() {
 			nb.peer.tell(nb.appendJoin)
 		case nb.dialled && nb.joined && nb.denied > 0 && n.now-nb.joinAt > 2*time.Second:
 			nb.denied = 0
-			if c.parent == nil {
-				c.chooseParent()
-			}
-		case nb.joined && (nb == c.parent || nb.backfill) && nb.subscribed && !nb.acked && n.now-nb.subAt >= nb.rtt()+100*time.Millisecond,
-			nb.joined && nb == c.parent && !nb.subscribed,
-			nb.joined && nb == c.parent && nb.acked && (nb.subMask != c.subMask || nb.subSecond != c.second) && n.now-nb.subAt > 2*time.Second:
+		case nb.joined && nb.backfill && !nb.acked && n.now-nb.askedAt >= nb.rtt()+100*time.Millisecond:
 			nb.peer.tell(nb.appendSubscribe)
 		}
 		if !nb.joined {
@@ -350,23 +614,21 @@ func (c *Channel) housekeep() {
 		if nb.push.mask != 0 && n.now-nb.described > refreshEvery {
 			nb.describe() // the first one may have been lost
 		}
-		if n.now-nb.saidState >= stateEvery || nb.push.pending == 0 && n.now-max(nb.push.last, nb.saidState) >= stateIdle {
-			nb.saidState = n.now
-			nb.peer.tell((&wire.State{Channel: c.tag, Progress: c.Progress()}).Append)
+		every := stateEvery
+		if nb.push.mask == 0 && nb.asked == 0 {
+			every = stateApart
+		}
+		if n.now-nb.saidState >= every || nb.push.mask != 0 && nb.push.pending == 0 && n.now-max(nb.push.last, nb.saidState) >= stateIdle {
+			nb.sayState()
 		}
 		if nb.arrivals.Due(n.now) {
-			m := wire.Report{Channel: c.tag, Loss: uint16(min(65535, c.loss*65536))}
+			m := wire.Report{Channel: c.tag, Loss: uint16(min(65535, nb.loss()*65536))}
 			nb.arrivals.Report(n.now, &m)
 			nb.peer.tell(m.Append)
 		}
 	}
+	c.mingle()
 	c.group.housekeep(c)
-}
-
-// fail counts a block for which the parent was asked again and again.
-func (nb *neighbour) fail(now Time) {
-	nb.failures = max(0, nb.failures-(now-nb.failedAt).Seconds()) + 1
-	nb.failedAt = now
 }
 
 // blockTime is how long a block lasts, as the newest manifest says.
@@ -381,88 +643,8 @@ func (c *Channel) blockTime() time.Duration {
 func (nb *neighbour) probe() {
 	n, p := nb.ch.node, nb.peer
 	silent := n.now-max(p.link.Heard(), p.link.Since()) > silentLink
-	if silent && !p.probed && nb.dialled && !p.beacon && p.addr.IsValid() {
+	if silent && !p.probed && nb.dialled && !nb.lead && !p.beacon && p.addr.IsValid() {
 		n.dialAnew(nb.ch, p.addr)
 	}
 	p.probed = silent
-}
-
-// distrustFor keeps nb from being chosen again for a while that doubles.
-func (nb *neighbour) distrustFor(now Time) {
-	nb.distrust = now + distrustTime<<min(nb.distrusted, 6)
-	nb.distrusted++
-}
-
-// watchParent replaces a parent that does not deliver while another could.
-func (c *Channel) watchParent() {
-	n := c.node
-	if c.source {
-		return
-	}
-	p := c.parent
-	if p != nil && p.failures >= tooManyFailures {
-		var best *neighbour
-		for _, nb := range c.neighbours {
-			if nb != p && nb.candidate() && n.now >= nb.distrust && nb.theirs.Run >= c.run && (best == nil || better(nb, best)) {
-				best = nb
-			}
-		}
-		if best != nil {
-			c.replaceParent(best)
-			return
-		}
-	}
-	if p == nil {
-		if !c.group.receiving(n.now) {
-			c.chooseParent()
-		}
-		return
-	}
-	wait := silentParent + p.rtt() + c.blockTime()
-	if n.now-p.chosen < wait || n.now-p.proved < wait && c.next-c.low < 32 && !c.lagging() {
-		return
-	}
-	var best *neighbour
-	for _, nb := range c.neighbours {
-		if nb == p || !nb.candidate() || n.now-nb.stated > 2*stateEvery || nb.theirs.Newest == wire.NoNumber {
-			continue
-		}
-		switch t := nb.theirs; {
-		case t.Run < c.run || t.Run == c.run && !beyond(t.Newest, c.low, 2):
-			continue // not ahead of us
-		case (t.Run > c.run || t.Newest >= c.next) && n.now-nb.proved > wait:
-			// Anybody can say so: a manifest is the proof.
-			nb.askFor(block.Name{Run: t.Run, Number: t.Newest})
-			continue
-		}
-		if best == nil || better(nb, best) {
-			best = nb
-		}
-	}
-	if best != nil {
-		c.replaceParent(best)
-	}
-}
-
-// lagging reports whether somebody says that he is more than lagTime ahead of
-// what the parent brings.
-func (c *Channel) lagging() bool {
-	blocks := uint64(lagTime/max(c.blockTime(), 8*time.Millisecond)) + 2
-	for _, nb := range c.neighbours {
-		if nb != c.parent && nb.candidate() && c.node.now >= nb.distrust && c.node.now-nb.stated <= 2*stateEvery &&
-			nb.theirs.Run == c.run && nb.theirs.Newest != wire.NoNumber && beyond(nb.theirs.Newest, c.next, blocks) {
-			return true
-		}
-	}
-	return false
-}
-
-// replaceParent goes over to another parent. One that failed, or has brought
-// nothing new since it was chosen, is not the next one's successor.
-func (c *Channel) replaceParent(nb *neighbour) {
-	if p := c.parent; p.failures >= tooManyFailures || p.proved <= p.chosen {
-		p.distrustFor(c.node.now)
-	}
-	c.adoptParent(nb)
-	nb.peer.tell(nb.appendSubscribe)
 }

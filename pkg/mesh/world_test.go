@@ -28,6 +28,8 @@ type world struct {
 	hosts  map[netip.AddrPort]*host
 	list   []*host
 	seed   uint64
+	// mesh lets the hosts tell each other of others.
+	mesh bool
 	// tamper, if set, may change or drop (nil) a datagram on its way.
 	tamper func(from, to *host, b []byte) []byte
 }
@@ -112,6 +114,7 @@ func (w *world) host(name string, id channel.ID, p netem.Params, cfg Config) *ho
 	if cfg.Uplink == 0 {
 		cfg.Uplink = 1e9 // tests of the uplink say what is believed of it
 	}
+	cfg.NoExchange = !w.mesh
 	h.node = New(cfg, h)
 	if !id.IsZero() {
 		if h.ch, err = h.node.Open(id); err != nil {
@@ -375,8 +378,8 @@ func TestChainOfThreeRelays(t *testing.T) {
 				s.whole(t, h, 0)
 				d := h.inOrder()
 				st := h.node.Stats()
-				t.Logf("%s: p50 %v p99 %v max %v; requests %d repaired %d rebuilt %d dup %d loss %.3f mask %016b; received/stream %.3f control %.4f", h.name,
-					percentile(d, .5), percentile(d, .99), percentile(d, 1), st.Requests, st.Repaired, st.Rebuilt, st.Duplicates, h.ch.Loss(), h.ch.subMask,
+				t.Logf("%s: p50 %v p99 %v max %v; requests %d repaired %d rebuilt %d dup %d loss %.3f parents %d; received/stream %.3f control %.4f", h.name,
+					percentile(d, .5), percentile(d, .99), percentile(d, 1), st.Requests, st.Repaired, st.Rebuilt, st.Duplicates, h.ch.Loss(), h.ch.Parents(),
 					float64(h.received)/float64(400*152*188), float64(st.ControlIn)/float64(400*152*188))
 			}
 		})

@@ -318,19 +318,6 @@ func (n *Node) Feed(datagrams ...[]byte) error {
 	return nil
 }
 
-// Dial connects to one more peer.
-func (n *Node) Dial(peer netip.AddrPort) {
-	if !n.enter() {
-		return
-	}
-	defer n.leave()
-	if n.ch != nil {
-		n.engine.Dial(n.now, n.ch, peer)
-	} else {
-		n.cfg.Peers = append(n.cfg.Peers, peer)
-	}
-}
-
 // Addr is the unicast address that the node listens on.
 func (n *Node) Addr() netip.AddrPort { return n.conn.LocalAddr() }
 
@@ -404,13 +391,6 @@ func (n *Node) Stats() Stats {
 	s.Sockets = n.conn.Stats()
 	s.Unsent, s.Dropped = s.Sockets.Unsent(), s.Sockets.KernelDrops
 	return s
-}
-
-// Drained reports whether every child has been sent all that it is owed.
-func (n *Node) Drained() bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.engine.Drained()
 }
 
 // Close says goodbye to every peer and closes the sockets.

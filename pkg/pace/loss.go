@@ -1,12 +1,17 @@
 package pace
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 const (
 	// lossRise above what was usual, after the rate has risen by rateRise, is
 	// blamed on the rate until shown otherwise.
 	lossRise = 0.03
 	rateRise = 1.05
+	// lossSigmas deviations of what a usual loss does by chance are none.
+	lossSigmas = 4
 	// lossMuch above what was usual is blamed on the rate in any case.
 	lossMuch = 0.12
 	// lossFirst is the most that is taken for usual unseen.
@@ -55,6 +60,9 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 		}
 	}
 	rise := loss - g.usual
+	// What chance does to so few datagrams is no rise.
+	usual := min(max(g.usual, 0.01), 0.5)
+	chance := lossSigmas * math.Sqrt(usual*(1-usual)/lossCount)
 	switch {
 	case g.trial != 0:
 		if now-g.trial < trialTime {
@@ -72,7 +80,7 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 			g.usual, g.at = loss, u.use
 		}
 		g.trial, g.excess = 0, 0
-	case rise > lossMuch, rise > lossRise && u.use > g.at*rateRise:
+	case rise > max(lossMuch, chance), rise > max(lossRise, chance) && u.use > g.at*rateRise:
 		rise = max(rise, g.now)
 		g.trial, g.excess, g.before = now, rise, u.rate
 		u.starting = false

@@ -182,9 +182,6 @@ func (c *Clock) Running() bool { return c.rate > 0 }
 // Elapsed is the media time of the last PCR.
 func (c *Clock) Elapsed() time.Duration { return ticksDuration(c.last.media) }
 
-// Position is the byte of the last PCR.
-func (c *Clock) Position() int64 { return c.last.pos }
-
 // At is the media time at byte bytePos: between the last two PCRs on the line
 // through both, after them at Rate. Further back it is on the line through the first PCR
 // and the last but one, and before the first PCR negative. It is 0 while the

@@ -80,16 +80,6 @@ func (f *ProgramFilter) Filter(packets []byte) ([]byte, error) {
 	return packets[:n], err
 }
 
-// Programs lists what the stream has, as Walker.Programs does but without
-// random access points.
-func (f *ProgramFilter) Programs() []Program {
-	ps := make([]Program, len(f.tables.programs))
-	for i, p := range f.tables.programs {
-		ps[i] = p.Program
-	}
-	return ps
-}
-
 func (f *ProgramFilter) table(p Packet) error {
 	if !f.tables.push(p) {
 		return nil

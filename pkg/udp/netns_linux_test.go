@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/sixcast/sixcast/internal/ci"
 )
 
 // network runs the calling test again in a network namespace of its own, where the test goes on past this call, with
@@ -62,10 +64,7 @@ func network(t *testing.T) (inside bool) {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("unshare", "-Urn", "ip", "link").CombinedOutput(); err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatalf("this test needs network namespaces: unshare -Urn ip link: %v\n%s", err, out)
-		}
-		t.Skipf("this test needs network namespaces (unshare and iproute2, user namespaces allowed): %v\n%s", err, out)
+		ci.Skip(t, "no network namespaces here (unshare and iproute2, user namespaces allowed): unshare -Urn ip link:", err, string(out))
 	}
 	cmd := exec.Command("unshare", "-Urn", self, "-test.run=^"+regexp.QuoteMeta(t.Name())+"$", "-test.v", "-test.timeout=20s")
 	cmd.Env = append(os.Environ(), variable+"="+t.Name())
@@ -251,7 +250,7 @@ func TestRefusedOffloadFallsBack(t *testing.T) {
 	}
 	from, a, b := listen(t, Config{}), listen(t, Config{}), listen(t, Config{})
 	if !from.Info().GSO {
-		t.Skip("this kernel has no GSO")
+		ci.Skip(t, "this kernel has no GSO")
 	}
 	set(from, noChecksumTx)
 	set(a, noChecksumRx)

@@ -17,6 +17,7 @@ package wire
 import (
 	"encoding/binary"
 	"errors"
+	"math/bits"
 	"net/netip"
 	"time"
 
@@ -78,9 +79,11 @@ const (
 	MsgRequest     = 0x17
 	MsgRefuse      = 0x18
 	MsgReport      = 0x19
-	MsgPeers       = 0x1a // reserved: peer exchange
+	MsgPeers       = 0x1a
 	MsgIntroduce   = 0x1b // reserved
 	MsgHave        = 0x1c // reserved: catch-up
+	MsgAudit       = 0x1d
+	MsgVerdict     = 0x1e
 )
 
 // ErrShort is returned for a message or datagram that ends before its last
@@ -243,15 +246,17 @@ type Joined struct {
 	Status   JoinStatus
 	Tag      Tag // to put before what is sent to me
 	Progress Progress
+	Holdings Holdings
 }
 
 // Append appends m as a message.
 func (m *Joined) Append(dst []byte) []byte {
-	dst = append(dst, MsgJoined, 0, 13+progressSize)
+	dst = append(dst, MsgJoined, 0, byte(13+progressSize+m.Holdings.size()))
 	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
 	dst = append(dst, byte(m.Status))
 	dst = binary.BigEndian.AppendUint64(dst, uint64(m.Tag))
-	return m.Progress.append(dst)
+	dst = m.Progress.append(dst)
+	return m.Holdings.append(dst)
 }
 
 // Decode reads the body of a JOINED.
@@ -263,6 +268,7 @@ func (m *Joined) Decode(b []byte) error {
 	m.Status = JoinStatus(b[4])
 	m.Tag = Tag(binary.BigEndian.Uint64(b[5:]))
 	m.Progress.decode(b[13:])
+	m.Holdings.decode(b[13+progressSize:])
 	return nil
 }
 
@@ -289,47 +295,147 @@ type StripeMask uint16
 // AllStripes is every stripe of a block.
 const AllStripes StripeMask = 0xffff
 
-// Subscribe says which stripes its sender wants pushed, replacing what the
+// A feed is what a neighbour can be asked to push: stripe 0…15 of every
+// block, or a copy of its manifest.
+const (
+	FeedManifest = 16 // the manifest
+	FeedSecond   = 17 // a second copy, sent apart from the first
+	Feeds        = 18
+)
+
+// FeedMask has bit i set for feed i; other bits are ignored.
+type FeedMask uint32
+
+// Masks of feeds.
+const (
+	Manifest FeedMask = 1 << FeedManifest
+	Second   FeedMask = 1 << FeedSecond
+	AllFeeds FeedMask = 1<<Feeds - 1
+)
+
+// Stripes are the stripes of m.
+func (m FeedMask) Stripes() StripeMask { return StripeMask(m) }
+
+// Has reports whether feed i is in m.
+func (m FeedMask) Has(i int) bool { return m>>i&1 != 0 }
+
+// Count is the number of feeds in m.
+func (m FeedMask) Count() int { return bits.OnesCount32(uint32(m)) }
+
+// Holdings say which feeds a node could push to others: those that come to
+// it fresh, how far it is from the source on each and how old they are.
+type Holdings struct {
+	Live  FeedMask     // bits 0…16
+	Slots uint8        // feeds that it has room for, 255 = as many or more
+	Hop   [Feeds]uint8 // 0 the source; of live feeds only
+	Lag   [Feeds]uint8 // since the block was made, in units of LagUnit, 255 = as much or more
+}
+
+// LagUnit is the unit of lags.
+const LagUnit = 8 * time.Millisecond
+
+func (h *Holdings) size() int { return 5 + 2*(h.Live&AllFeeds).Count() }
+
+func (h *Holdings) append(dst []byte) []byte {
+	live := h.Live & AllFeeds
+	dst = binary.BigEndian.AppendUint32(dst, uint32(live))
+	dst = append(dst, h.Slots)
+	for i := range Feeds {
+		if live.Has(i) {
+			dst = append(dst, h.Hop[i], h.Lag[i])
+		}
+	}
+	return dst
+}
+
+// decode reads holdings; where they are cut short nothing is live.
+func (h *Holdings) decode(b []byte) {
+	h.Live, h.Slots = 0, 0
+	if len(b) < 5 {
+		return
+	}
+	live := FeedMask(binary.BigEndian.Uint32(b)) & AllFeeds
+	if len(b) < 5+2*live.Count() {
+		return
+	}
+	h.Live, h.Slots = live, b[4]
+	b = b[5:]
+	for i := range Feeds {
+		if live.Has(i) {
+			h.Hop[i], h.Lag[i] = b[0], b[1]
+			b = b[2:]
+		}
+	}
+}
+
+// NoHop is the hop of who does not pass a feed on, and so may take it from
+// anybody.
+const NoHop = 255
+
+// Subscribe says which feeds its sender wants pushed, replacing what the
 // same link had asked for before if Serial is newer.
 type Subscribe struct {
-	Channel        uint32
-	Serial         uint16 // RFC 1982
-	Mask           StripeMask
-	Manifest       bool  // push the manifest
-	SecondManifest bool  // and again, later
-	BackfillOnly   bool  // stop at the newest block
-	Hop            uint8 // how far from the source the sender is, 255 unknown
-	Uplink         uint32
-	Run            block.Run
-	First          block.Number // of Run; or FromRAP, FromNext
+	Channel      uint32
+	Serial       uint16 // RFC 1982
+	Feeds        FeedMask
+	Half         bool // of the highest stripe only the first row
+	BackfillOnly bool // stop at the newest block
+	Uplink       uint32
+	Run          block.Run
+	First        block.Number // of Run; or FromRAP, FromNext
+	Hop          [Feeds]uint8 // of the sender on each of Feeds, NoHop if nobody depends on it
 }
 
 // Append appends m as a message.
 func (m *Subscribe) Append(dst []byte) []byte {
-	dst = append(dst, MsgSubscribe, 0, 26)
+	feeds := m.Feeds & AllFeeds
+	dst = append(dst, MsgSubscribe, 0, byte(27+feeds.Count()))
 	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
 	dst = binary.BigEndian.AppendUint16(dst, m.Serial)
-	dst = binary.BigEndian.AppendUint16(dst, uint16(m.Mask))
-	dst = append(dst, bit(m.Manifest, 0)|bit(m.SecondManifest, 1)|bit(m.BackfillOnly, 2), m.Hop)
+	dst = binary.BigEndian.AppendUint32(dst, uint32(feeds))
+	dst = append(dst, bit(m.Half, 0)|bit(m.BackfillOnly, 1))
 	dst = binary.BigEndian.AppendUint32(dst, m.Uplink)
 	dst = binary.BigEndian.AppendUint64(dst, uint64(m.Run))
-	return binary.BigEndian.AppendUint32(dst, uint32(m.First))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(m.First))
+	return appendHops(dst, feeds, &m.Hop)
 }
 
 // Decode reads the body of a SUBSCRIBE.
 func (m *Subscribe) Decode(b []byte) error {
-	if len(b) < 26 {
+	if len(b) < 27 {
 		return ErrShort
 	}
 	m.Channel = binary.BigEndian.Uint32(b)
 	m.Serial = binary.BigEndian.Uint16(b[4:])
-	m.Mask = StripeMask(binary.BigEndian.Uint16(b[6:]))
-	m.Manifest, m.SecondManifest, m.BackfillOnly = b[8]&1 != 0, b[8]&2 != 0, b[8]&4 != 0
-	m.Hop = b[9]
-	m.Uplink = binary.BigEndian.Uint32(b[10:])
-	m.Run = block.Run(binary.BigEndian.Uint64(b[14:]))
-	m.First = block.Number(binary.BigEndian.Uint32(b[22:]))
-	return nil
+	m.Feeds = FeedMask(binary.BigEndian.Uint32(b[6:])) & AllFeeds
+	m.Half, m.BackfillOnly = b[10]&1 != 0, b[10]&2 != 0
+	m.Uplink = binary.BigEndian.Uint32(b[11:])
+	m.Run = block.Run(binary.BigEndian.Uint64(b[15:]))
+	m.First = block.Number(binary.BigEndian.Uint32(b[23:]))
+	_, err := decodeHops(b[27:], m.Feeds, &m.Hop)
+	return err
+}
+
+func appendHops(dst []byte, feeds FeedMask, hop *[Feeds]uint8) []byte {
+	for i := range Feeds {
+		if feeds.Has(i) {
+			dst = append(dst, hop[i])
+		}
+	}
+	return dst
+}
+
+func decodeHops(b []byte, feeds FeedMask, hop *[Feeds]uint8) (rest []byte, err error) {
+	if len(b) < feeds.Count() {
+		return nil, ErrShort
+	}
+	for i := range Feeds {
+		hop[i] = NoHop
+		if feeds.Has(i) {
+			hop[i], b = b[0], b[1:]
+		}
+	}
+	return b, nil
 }
 
 // GrantReason says why a SUBSCRIBED grants no more than it does.
@@ -343,56 +449,96 @@ const (
 	GrantNotServed
 )
 
-// Subscribed answers a SUBSCRIBE.
+// Redirect names somebody who may push feeds that were refused.
+type Redirect struct {
+	Feeds FeedMask
+	Addr  netip.AddrPort
+}
+
+// MaxRedirects bounds the redirects of a SUBSCRIBED.
+const MaxRedirects = 4
+
+// Subscribed answers a SUBSCRIBE, or takes back what was granted before.
 type Subscribed struct {
-	Channel uint32
-	Serial  uint16
-	Mask    StripeMask // what is granted
-	Hop     uint8      // of the parent
-	Reason  GrantReason
+	Channel   uint32
+	Serial    uint16
+	Feeds     FeedMask // what is granted
+	Reason    GrantReason
+	Hop       [Feeds]uint8 // of the parent on each of Feeds
+	Redirects [MaxRedirects]Redirect
+	Redirect  int // how many of them there are
+}
+
+const addrSize = 18
+
+func appendAddr(dst []byte, a netip.AddrPort) []byte {
+	ip := netip.IPv6Unspecified().As16()
+	if a.IsValid() {
+		ip = a.Addr().As16()
+	}
+	dst = append(dst, ip[:]...)
+	return binary.BigEndian.AppendUint16(dst, a.Port())
+}
+
+func decodeAddr(b []byte) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16([16]byte(b)), binary.BigEndian.Uint16(b[16:]))
 }
 
 // Append appends m as a message.
 func (m *Subscribed) Append(dst []byte) []byte {
-	dst = append(dst, MsgSubscribed, 0, 10)
+	feeds := m.Feeds & AllFeeds
+	dst = append(dst, MsgSubscribed, 0, byte(11+feeds.Count()+m.Redirect*(4+addrSize)))
 	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
 	dst = binary.BigEndian.AppendUint16(dst, m.Serial)
-	dst = binary.BigEndian.AppendUint16(dst, uint16(m.Mask))
-	return append(dst, m.Hop, byte(m.Reason))
+	dst = binary.BigEndian.AppendUint32(dst, uint32(feeds))
+	dst = append(dst, byte(m.Reason))
+	dst = appendHops(dst, feeds, &m.Hop)
+	for _, r := range m.Redirects[:m.Redirect] {
+		dst = binary.BigEndian.AppendUint32(dst, uint32(r.Feeds))
+		dst = appendAddr(dst, r.Addr)
+	}
+	return dst
 }
 
 // Decode reads the body of a SUBSCRIBED.
 func (m *Subscribed) Decode(b []byte) error {
-	if len(b) < 10 {
+	if len(b) < 11 {
 		return ErrShort
 	}
 	m.Channel = binary.BigEndian.Uint32(b)
 	m.Serial = binary.BigEndian.Uint16(b[4:])
-	m.Mask = StripeMask(binary.BigEndian.Uint16(b[6:]))
-	m.Hop, m.Reason = b[8], GrantReason(b[9])
-	return nil
+	m.Feeds = FeedMask(binary.BigEndian.Uint32(b[6:])) & AllFeeds
+	m.Reason = GrantReason(b[10])
+	rest, err := decodeHops(b[11:], m.Feeds, &m.Hop)
+	m.Redirect = 0
+	for len(rest) >= 4+addrSize && m.Redirect < MaxRedirects {
+		m.Redirects[m.Redirect] = Redirect{FeedMask(binary.BigEndian.Uint32(rest)) & AllFeeds, decodeAddr(rest[4:])}
+		m.Redirect++
+		rest = rest[4+addrSize:]
+	}
+	return err
 }
 
-// Unsubscribe gives stripes back.
+// Unsubscribe gives feeds back.
 type Unsubscribe struct {
 	Channel uint32
-	Mask    StripeMask
+	Feeds   FeedMask
 }
 
 // Append appends m as a message.
 func (m *Unsubscribe) Append(dst []byte) []byte {
-	dst = append(dst, MsgUnsubscribe, 0, 6)
+	dst = append(dst, MsgUnsubscribe, 0, 8)
 	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
-	return binary.BigEndian.AppendUint16(dst, uint16(m.Mask))
+	return binary.BigEndian.AppendUint32(dst, uint32(m.Feeds))
 }
 
 // Decode reads the body of an UNSUBSCRIBE.
 func (m *Unsubscribe) Decode(b []byte) error {
-	if len(b) < 6 {
+	if len(b) < 8 {
 		return ErrShort
 	}
 	m.Channel = binary.BigEndian.Uint32(b)
-	m.Mask = StripeMask(binary.BigEndian.Uint16(b[4:]))
+	m.Feeds = FeedMask(binary.BigEndian.Uint32(b[4:])) & AllFeeds
 	return nil
 }
 
@@ -400,13 +546,15 @@ func (m *Unsubscribe) Decode(b []byte) error {
 type State struct {
 	Channel  uint32
 	Progress Progress
+	Holdings Holdings
 }
 
 // Append appends m as a message.
 func (m *State) Append(dst []byte) []byte {
-	dst = append(dst, MsgState, 0, 4+progressSize)
+	dst = append(dst, MsgState, 0, byte(4+progressSize+m.Holdings.size()))
 	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
-	return m.Progress.append(dst)
+	dst = m.Progress.append(dst)
+	return m.Holdings.append(dst)
 }
 
 // Decode reads the body of a STATE.
@@ -416,6 +564,99 @@ func (m *State) Decode(b []byte) error {
 	}
 	m.Channel = binary.BigEndian.Uint32(b)
 	m.Progress.decode(b[4:])
+	m.Holdings.decode(b[4+progressSize:])
+	return nil
+}
+
+// Peer is somebody who takes part in a channel.
+type Peer struct {
+	Addr netip.AddrPort
+	Free bool // has room for children, as he said
+	Good bool // has delivered to who names him
+}
+
+// MaxPeers bounds the entries of one PEERS.
+const MaxPeers = 8
+
+// Peers names others who take part in a channel.
+type Peers struct {
+	Channel uint32
+	Peers   [MaxPeers]Peer
+	N       int // how many of them there are
+}
+
+// Append appends m as a message.
+func (m *Peers) Append(dst []byte) []byte {
+	dst = append(dst, MsgPeers, 0, byte(4+m.N*(addrSize+1)))
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	for _, p := range m.Peers[:m.N] {
+		dst = appendAddr(dst, p.Addr)
+		dst = append(dst, bit(p.Free, 0)|bit(p.Good, 1))
+	}
+	return dst
+}
+
+// Decode reads the body of a PEERS.
+func (m *Peers) Decode(b []byte) error {
+	if len(b) < 4 {
+		return ErrShort
+	}
+	m.Channel = binary.BigEndian.Uint32(b)
+	m.N = 0
+	for b = b[4:]; len(b) >= addrSize+1 && m.N < MaxPeers; b = b[addrSize+1:] {
+		f := b[addrSize]
+		m.Peers[m.N] = Peer{decodeAddr(b), f&1 != 0, f&2 != 0}
+		m.N++
+	}
+	return nil
+}
+
+// Audit asks a neighbour to try whether somebody passes a feed on.
+type Audit struct {
+	Channel uint32
+	Feed    uint8
+	Addr    netip.AddrPort
+}
+
+// Append appends m as a message.
+func (m *Audit) Append(dst []byte) []byte {
+	dst = append(dst, MsgAudit, 0, 5+addrSize)
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	dst = append(dst, m.Feed)
+	return appendAddr(dst, m.Addr)
+}
+
+// Decode reads the body of an AUDIT.
+func (m *Audit) Decode(b []byte) error {
+	if len(b) < 5+addrSize {
+		return ErrShort
+	}
+	m.Channel, m.Feed, m.Addr = binary.BigEndian.Uint32(b), b[4], decodeAddr(b[5:])
+	return nil
+}
+
+// Verdict answers an AUDIT: whether fresh shards came within its time.
+type Verdict struct {
+	Channel uint32
+	Feed    uint8
+	Passes  bool
+	Addr    netip.AddrPort
+}
+
+// Append appends m as a message.
+func (m *Verdict) Append(dst []byte) []byte {
+	dst = append(dst, MsgVerdict, 0, 6+addrSize)
+	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	dst = append(dst, m.Feed, bit(m.Passes, 0))
+	return appendAddr(dst, m.Addr)
+}
+
+// Decode reads the body of a VERDICT.
+func (m *Verdict) Decode(b []byte) error {
+	if len(b) < 6+addrSize {
+		return ErrShort
+	}
+	m.Channel, m.Feed, m.Passes, m.Addr = binary.BigEndian.Uint32(b), b[4], b[5]&1 != 0, decodeAddr(b[6:])
 	return nil
 }
 
@@ -576,12 +817,7 @@ func (m *Beacon) Append(dst []byte) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, uint64(m.Run))
 	dst = binary.BigEndian.AppendUint32(dst, uint32(m.Newest))
 	dst = binary.BigEndian.AppendUint32(dst, uint32(m.RAP))
-	a := netip.IPv6Unspecified().As16()
-	if m.Repair.IsValid() {
-		a = m.Repair.Addr().As16()
-	}
-	dst = append(dst, a[:]...)
-	return binary.BigEndian.AppendUint16(dst, m.Repair.Port())
+	return appendAddr(dst, m.Repair)
 }
 
 // Decode reads a beacon datagram.
@@ -594,7 +830,7 @@ func (m *Beacon) Decode(b []byte) error {
 	m.Run = block.Run(binary.BigEndian.Uint64(b[8:]))
 	m.Newest = block.Number(binary.BigEndian.Uint32(b[16:]))
 	m.RAP = block.Number(binary.BigEndian.Uint32(b[20:]))
-	m.Repair = netip.AddrPortFrom(netip.AddrFrom16([16]byte(b[24:40])), binary.BigEndian.Uint16(b[40:]))
+	m.Repair = decodeAddr(b[24:])
 	return nil
 }
 

@@ -3,22 +3,16 @@ package wire
 import (
 	"bytes"
 	"encoding/hex"
-	"encoding/json"
-	"flag"
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
 	"reflect"
 	"slices"
 	"testing"
 
+	"github.com/sixcast/sixcast/internal/vectors"
 	"github.com/sixcast/sixcast/pkg/block"
 )
-
-var update = flag.Bool("update", false, "write the vectors anew")
-
-const vectorFile = "../../docs/vectors/wire.json"
 
 // coder is what every message and the beacon have.
 type coder interface {
@@ -26,8 +20,8 @@ type coder interface {
 	Decode([]byte) error
 }
 
-// vectors is docs/vectors/wire.json; its README.md says what the fields are.
-type vectors struct {
+// vectorFile is docs/vectors/wire.json; its README.md says what the fields are.
+type vectorFile struct {
 	Messages  []vector    `json:"messages"`
 	Beacons   []vector    `json:"beacons"`
 	Plaintext []plaintext `json:"plaintext"`
@@ -194,7 +188,7 @@ func snake(name string) string {
 }
 
 func TestVectors(t *testing.T) {
-	vs := vectors{Plaintext: plaintexts}
+	vs := vectorFile{Plaintext: plaintexts}
 	for _, x := range linkMessages {
 		body, err := hex.DecodeString(x.body)
 		if err != nil {
@@ -211,23 +205,7 @@ func TestVectors(t *testing.T) {
 			vs.Messages = append(vs.Messages, v)
 		}
 	}
-	want, err := json.MarshalIndent(vs, "", " ")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want = append(want, '\n')
-	if *update {
-		if err := os.WriteFile(vectorFile, want, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := os.ReadFile(vectorFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s is not what this code says: run with -update and mend docs/protocol.md", vectorFile)
-	}
+	vectors.CheckJSON(t, "wire.json", vs)
 }
 
 func TestPlaintextIsReadAsFarAsItIsSound(t *testing.T) {

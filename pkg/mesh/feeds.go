@@ -1,0 +1,777 @@
+package mesh
+
+import (
+	"time"
+
+	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/wire"
+)
+
+// What we take from others: a parent for every feed, chosen, watched and
+// replaced one by one (docs/protocol.md section 6.1).
+
+const (
+	// maxHop ends a chain that no sensible swarm has.
+	maxHop = 30
+	// spreadOver is how many parents the feeds are shared among where there
+	// are enough to choose from, which is from wellKnown on.
+	spreadOver = 8
+	wellKnown  = 16
+	// liveFor and two blocks without a fresh shard, and a stripe is dead.
+	liveFor = 350 * time.Millisecond
+	// deadParent is how long a parent may be silent on all its feeds while
+	// others deliver, besides two blocks; starved the same for one feed.
+	deadParent = 250 * time.Millisecond
+	starved    = 600 * time.Millisecond
+	// grace: when nobody has delivered for so long, it is the source.
+	grace = 400 * time.Millisecond
+	// mute is how long a parent may say nothing at all, STATE included,
+	// where there is another to take its place.
+	mute = 800 * time.Millisecond
+	// tooMuchLoss of what a parent should have pushed, enough shards, and it
+	// is left for another.
+	tooMuchLoss = 0.4
+	enough      = 64
+	// switchEvery is how often one feed may go to a better parent, and
+	// switchHold how long it keeps one at least.
+	switchEvery = 700 * time.Millisecond
+	switchHold  = 5 * time.Second
+	// perFeed is what each further feed from one parent weighs against
+	// nearness; jitter keeps a crowd from choosing alike.
+	perFeed = 10 * time.Millisecond
+	// full is what it weighs that a parent has no room: it may make some.
+	full   = 500 * time.Millisecond
+	jitter = 20 * time.Millisecond
+	// dialTime is how long a feed waits for a peer that is being dialled.
+	dialTime = time.Second
+	// joinTime is how long a newcomer tries to get all since the last random
+	// access point, and resumeTime how far back a new parent is asked to begin
+	// by who is no newcomer.
+	joinTime   = 2500 * time.Millisecond
+	resumeTime = 400 * time.Millisecond
+	// refusedFor is the mean time for which a full parent is not asked again.
+	refusedFor = 500 * time.Millisecond
+	// emptyGrants in a row, and a parent is asked no more.
+	emptyGrants = 3
+)
+
+// feed is where one feed comes from.
+type feed struct {
+	from    *neighbour // nil: nobody
+	next    *neighbour // asked to take over; from goes on until it delivers
+	granted bool       // from has promised it
+	since   Time       // when from was chosen
+	first   block.Number
+	heard   Time // when it last brought something fresh
+	latest  block.Number
+	passed  Time         // when it came to latest
+	last    Time         // when it last brought anything
+	joint   block.Number // what is older comes as a backlog, apart from what is new
+	back    block.Number // newest of the backlog that it has brought something of
+	backAt  Time         // when it last did
+	delay   float64      // seconds from a block's creation to its arrival, on our clock; smoothed
+	offset  float64      // seconds from the first of a block to the last on this feed; smoothed
+	spread  float64      // deviation of that
+}
+
+// feedsOf is what nb pushes to us or was asked to.
+func (c *Channel) feedsOf(nb *neighbour) (m wire.FeedMask) {
+	for i := range c.feeds {
+		if f := &c.feeds[i]; f.from == nb || f.next == nb {
+			m |= 1 << i
+		}
+	}
+	return m
+}
+
+// taken is the set of feeds that have a parent.
+func (c *Channel) taken() (m wire.FeedMask) {
+	for i := range c.feeds {
+		if c.feeds[i].from != nil {
+			m |= 1 << i
+		}
+	}
+	return m
+}
+
+// granted is the set of feeds that a parent has promised.
+func (c *Channel) granted() (m wire.FeedMask) {
+	for i := range c.feeds {
+		if f := &c.feeds[i]; f.from != nil && f.granted {
+			m |= 1 << i
+		}
+	}
+	return m
+}
+
+// fresh is how long a feed counts as live after something fresh came.
+func (c *Channel) fresh() time.Duration { return max(liveFor, 2*c.blockTime()) }
+
+// live is the set of feeds that we can pass on.
+func (c *Channel) live() (m wire.FeedMask) {
+	if c.source {
+		if c.begun {
+			m = wire.AllFeeds &^ wire.Second
+		}
+		return m
+	}
+	now := c.node.now
+	if c.group.receiving(now) {
+		return wire.FeedMask(groupStripes) | wire.Manifest
+	}
+	limit := c.fresh()
+	for i := range wire.FeedManifest + 1 {
+		if f := &c.feeds[i]; f.from != nil && f.heard != 0 && now-f.heard < limit && c.hop(i) <= maxHop {
+			m |= 1 << i
+		}
+	}
+	if f := &c.feeds[wire.FeedSecond]; f.from != nil && f.heard != 0 && now-f.heard < limit {
+		m |= wire.Manifest
+	}
+	return m
+}
+
+// hop is our distance from the source on a feed.
+func (c *Channel) hop(i int) int {
+	if c.source {
+		return 0
+	}
+	if c.group.receiving(c.node.now) {
+		return 1
+	}
+	if i < wire.FeedManifest {
+		return c.hopVia(i)
+	}
+	return min(c.hopVia(wire.FeedManifest), c.hopVia(wire.FeedSecond))
+}
+
+func (c *Channel) hopVia(i int) int {
+	nb := c.feeds[i].from
+	if nb == nil {
+		return wire.NoHop
+	}
+	if h := nb.hopOn(i); h < maxHop {
+		return h + 1
+	}
+	return wire.NoHop
+}
+
+// hopOn is how far nb is from the source on a feed, as it says.
+func (nb *neighbour) hopOn(i int) int {
+	if i == wire.FeedSecond {
+		i = wire.FeedManifest
+	}
+	return int(nb.held.Hop[i])
+}
+
+// lag is how old a feed is when it comes to us: what the parents say and
+// half a round trip in the middle of all feeds, and for each feed how much
+// earlier or later than that it comes by our own clock.
+func (c *Channel) lag(i int) time.Duration {
+	f := &c.feeds[i]
+	if c.source || f.from == nil {
+		return 0
+	}
+	if f.delay == 0 {
+		return f.from.lagVia(i)
+	}
+	return max(0, time.Duration(f.delay*float64(time.Second))-c.clockBase)
+}
+
+// lagVia is how old a feed would be here if nb pushed it.
+func (nb *neighbour) lagVia(i int) time.Duration {
+	if i == wire.FeedSecond {
+		i = wire.FeedManifest
+	}
+	return time.Duration(nb.held.Lag[i])*wire.LagUnit + nb.half()
+}
+
+// half is half a round trip.
+func (nb *neighbour) half() time.Duration {
+	s, _ := nb.peer.link.RTT()
+	if s == 0 {
+		s = 50 * time.Millisecond
+	}
+	return s / 2
+}
+
+// readClock finds how far the source's clock seems to be from ours: the
+// median over the feeds of what we see and what the parents say.
+func (c *Channel) readClock() {
+	var d [wire.Feeds]time.Duration
+	n := 0
+	for i := range c.feeds {
+		if f := &c.feeds[i]; f.from != nil && f.delay != 0 {
+			x := time.Duration(f.delay*float64(time.Second)) - f.from.lagVia(i)
+			k := n
+			for ; k > 0 && d[k-1] > x; k-- {
+				d[k] = d[k-1]
+			}
+			d[k] = x
+			n++
+		}
+	}
+	if n > 0 {
+		c.clockBase = d[n/2]
+	}
+}
+
+// holdings is what STATE says of us.
+func (c *Channel) holdings() (h wire.Holdings) {
+	h.Live = c.live()
+	h.Slots = uint8(min(255, c.node.slots(c)))
+	for i := range wire.FeedManifest + 1 {
+		if h.Live.Has(i) {
+			h.Hop[i] = uint8(c.hop(i))
+			h.Lag[i] = uint8(min(255, c.lag(i)/wire.LagUnit))
+		}
+	}
+	return h
+}
+
+// parentable reports whether nb could push anything to us.
+func (nb *neighbour) parentable() bool {
+	now := nb.ch.node.now
+	return nb.joined && nb.serves && nb.denied == 0 && nb.peer.link.Established() &&
+		now >= nb.notBefore && nb.empty < emptyGrants && now-nb.peer.link.Heard() < mute
+}
+
+// offers reports whether nb can push feed i to us: it is live there, and not
+// by way of us.
+func (nb *neighbour) offers(i int) bool {
+	c := nb.ch
+	if nb.theirs.Run == 0 || nb.theirs.Run != c.run && c.run != 0 {
+		return false
+	}
+	j := i
+	if i == wire.FeedSecond {
+		j = wire.FeedManifest
+	}
+	if !nb.held.Live.Has(j) || nb.push.mask.Has(i) || nb.hopOn(i) >= maxHop {
+		return false
+	}
+	if i >= wire.FeedManifest && nb.push.mask&(wire.Manifest|wire.Second) != 0 {
+		return false
+	}
+	return nb.hopOn(i) < c.constraint(i)
+}
+
+// constraint is the hop that a parent of ours must stay below on a feed:
+// our own where somebody depends on us, so that no loop can close.
+func (c *Channel) constraint(i int) int {
+	if i == wire.FeedSecond && c.feeds[wire.FeedManifest].from != nil {
+		// From nobody who has it by way of us.
+		return c.hopVia(wire.FeedManifest) + 1
+	}
+	if !c.passesOn(i) {
+		return wire.NoHop
+	}
+	if f := &c.feeds[i]; f.from == nil || c.node.now-f.heard > c.fresh()+starved-liveFor {
+		// An orphan: what hangs on us has dried out by now.
+		if c.node.now-f.heard > c.fresh()+250*time.Millisecond {
+			return wire.NoHop
+		}
+	}
+	return c.lastHop[min(i, wire.FeedManifest)]
+}
+
+// passesOn reports whether somebody takes a feed from us.
+func (c *Channel) passesOn(i int) bool {
+	m := wire.FeedMask(1) << i
+	if i >= wire.FeedManifest {
+		m = wire.Manifest | wire.Second
+	}
+	return c.children&m != 0
+}
+
+// share is how many feeds one parent may be given among n candidates.
+func share(want, n int) int {
+	k := (want + spreadOver - 1) / spreadOver
+	if n < wellKnown {
+		k *= 2
+	}
+	return max(k, (want+n-1)/max(n, 1))
+}
+
+// assign finds parents for the feeds that we want and nobody pushes.
+func (c *Channel) assign() {
+	n := c.node
+	if c.source || c.group.receiving(n.now) || len(c.neighbours) == 0 || n.now < c.waitUntil {
+		return
+	}
+	cands := c.cands[:0]
+	for _, nb := range c.neighbours {
+		nb.gives = c.feedsOf(nb).Count()
+		if nb.parentable() && nb.held.Live != 0 {
+			cands = append(cands, nb)
+		}
+	}
+	c.cands = cands
+	if len(cands) == 0 {
+		return
+	}
+	taken := c.taken()
+	most := share(c.wanted+1, len(cands))
+	have := wire.FeedMask(taken.Stripes()).Count()
+	// More of one than its share only where nobody else has it.
+	for _, most := range [2]int{most, wire.Feeds} {
+		for i := 0; i < block.Stripes && have < c.wanted; i++ {
+			if c.feeds[i].from == nil {
+				if nb := c.best(cands, i, most); nb != nil {
+					c.take(i, nb)
+					have++
+				}
+			}
+		}
+	}
+	if !taken.Has(wire.FeedManifest) {
+		if nb := c.best(cands, wire.FeedManifest, wire.Feeds); nb != nil {
+			c.take(wire.FeedManifest, nb)
+		}
+	}
+	switch {
+	case c.second && !taken.Has(wire.FeedSecond):
+		if nb := c.best(cands, wire.FeedSecond, wire.Feeds); nb != nil {
+			c.take(wire.FeedSecond, nb)
+		}
+	case !c.second && taken.Has(wire.FeedSecond):
+		c.drop(wire.FeedSecond)
+	}
+	// What is more than we want is given back, the highest first.
+	for i := block.Stripes - 1; i >= 0 && have > c.wanted; i-- {
+		if f := &c.feeds[i]; f.from != nil && n.now-f.since > time.Second {
+
+			c.drop(i)
+			have--
+		}
+	}
+	c.improve(cands, most)
+}
+
+// best is the candidate to take feed i from, nil if there is none.
+func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
+	n := c.node
+	var best *neighbour
+	var least time.Duration
+	well := c.playing()
+	for _, nb := range cands {
+		limit := most
+		if !nb.delivered && well {
+			limit = 1 // until it has shown that it delivers
+		}
+		if nb.gives >= limit || !nb.offers(i) {
+			continue
+		}
+		score := nb.lagVia(i) + time.Duration(nb.gives)*perFeed + time.Duration(n.random.Int64N(int64(jitter)))
+		if nb.held.Slots == 0 {
+			score += full
+		}
+		if i >= wire.FeedManifest && (c.feeds[wire.FeedManifest].from == nb || c.feeds[wire.FeedSecond].from == nb) {
+			score += time.Second // the copies come on different ways where they can
+		}
+		if n.now < nb.distrust {
+			score += 2 * time.Second
+		}
+		if best == nil || score < least {
+			best, least = nb, score
+		}
+	}
+	return best
+}
+
+// playing reports whether enough feeds are live to decode blocks.
+func (c *Channel) playing() bool {
+	return wire.FeedMask(c.live().Stripes()).Count() >= c.data()
+}
+
+// take asks nb for feed i.
+func (c *Channel) take(i int, nb *neighbour) {
+	f := &c.feeds[i]
+	*f = feed{from: nb, since: c.node.now, first: c.resume(), latest: c.resume(), heard: f.heard}
+	nb.gives++
+	nb.change()
+}
+
+// drop gives feed i back.
+func (c *Channel) drop(i int) {
+	f := &c.feeds[i]
+	for _, nb := range [2]*neighbour{f.from, f.next} {
+		if nb != nil {
+			nb.change()
+			nb.leftAt = c.node.now
+		}
+	}
+	*f = feed{heard: f.heard}
+	c.reassign = true
+}
+
+// leave takes every feed away from nb.
+func (c *Channel) leave(nb *neighbour) {
+	for i := range c.feeds {
+		f := &c.feeds[i]
+		if f.next == nb {
+			f.next = nil
+		}
+		if f.from == nb {
+			if nx := f.next; nx != nil {
+				*f = feed{from: nx, since: c.node.now, first: c.resume(), latest: c.resume(), heard: f.heard}
+			} else {
+				*f = feed{heard: f.heard}
+			}
+			c.reassign = true
+		}
+	}
+	nb.change()
+	nb.leftAt = c.node.now
+}
+
+// improve moves one feed to a better parent now and then: one of a parent
+// that has too many, or the latest of all where it would come clearly earlier.
+func (c *Channel) improve(cands []*neighbour, most int) {
+	n := c.node
+	if n.now < c.switchAt {
+		return
+	}
+	c.switchAt = n.now + switchEvery
+	worst, crowded := -1, false
+	for i := range c.feeds {
+		f := &c.feeds[i]
+		if f.from == nil || f.next != nil || !f.granted {
+			continue
+		}
+		if f.from.gives > most && n.now-f.since > time.Second {
+			worst, crowded = i, true
+			break
+		}
+		if n.now-f.since > switchHold && (worst < 0 || c.lag(i) > c.lag(worst)) {
+			worst = i
+		}
+	}
+	if worst < 0 {
+		return
+	}
+	nb := c.best(cands, worst, most)
+	if nb == nil || nb == c.feeds[worst].from || nb.held.Slots == 0 {
+		return
+	}
+	via := nb.lagVia(worst) + time.Duration(nb.gives)*perFeed
+	if crowded && (nb.gives+1 < c.feeds[worst].from.gives) || via+20*time.Millisecond+via/5 < c.lag(worst) {
+		c.feeds[worst].next = nb
+		nb.gives++
+		nb.change()
+	}
+}
+
+// change notes that nb is to be asked for something else than before.
+func (nb *neighbour) change() { nb.changed, nb.ch.changed = true, true }
+
+// resubscribe tells every neighbour whose feeds have changed.
+func (c *Channel) resubscribe() {
+	if !c.changed {
+		return
+	}
+	c.changed = false
+	for _, nb := range c.neighbours {
+		if !nb.changed {
+			continue
+		}
+		if !nb.joined || !nb.peer.link.Established() {
+			continue // JOIN carries it
+		}
+		nb.changed = false
+		m := c.feedsOf(nb)
+		if m == nb.asked && nb.askedHalf == c.halfOf(m) {
+			continue
+		}
+		if m == 0 {
+			nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Feeds: wire.AllFeeds}).Append)
+			nb.asked, nb.acked = 0, true
+			continue
+		}
+		nb.peer.tell(nb.appendSubscribe)
+	}
+}
+
+// resume is from which block on a feed is wanted: all that is missing for
+// who has just joined; later only what a new parent can bring in time.
+func (c *Channel) resume() block.Number {
+	if !c.begun || !c.caughtUp && c.node.now-c.begunAt < joinTime {
+		return c.low
+	}
+	back := block.Number(resumeTime/max(c.blockTime(), 8*time.Millisecond)) + 1
+	return max(c.low, c.next-min(c.next, back))
+}
+
+// halfOf reports whether of the highest stripe in m only the first row is
+// wanted: it is the spare one, and a shard of slack is enough.
+func (c *Channel) halfOf(m wire.FeedMask) bool {
+	if !c.half {
+		return false
+	}
+	top := wire.FeedMask(c.taken().Stripes())
+	return m.Stripes() != 0 && top.Count() >= c.wanted && highest(m) == highest(top)
+}
+
+// appendSubscribe asks nb for the feeds that were assigned to it.
+func (nb *neighbour) appendSubscribe(dst []byte) []byte {
+	n, c := nb.ch.node, nb.ch
+	nb.serial++
+	feeds := c.feedsOf(nb)
+	nb.asked, nb.acked, nb.changed = feeds, false, false
+	nb.askedHalf = c.halfOf(feeds)
+	nb.askedAt = n.now
+	nb.asks++
+	m := wire.Subscribe{
+		Channel: c.tag, Serial: nb.serial, Feeds: feeds, Half: nb.askedHalf, BackfillOnly: nb.backfill,
+		Uplink: n.uplink(), Run: c.run, First: wire.FromRAP,
+	}
+	if c.begun {
+		m.First = c.next
+		for i := range c.feeds {
+			if f := &c.feeds[i]; f.from == nb && !f.granted {
+				m.First = c.resume()
+				f.first = m.First
+			}
+		}
+	}
+	if nb.backfill {
+		m.Feeds = wire.AllFeeds &^ wire.Second
+		m.First = wire.FromRAP
+	}
+	for i := range wire.Feeds {
+		m.Hop[i] = uint8(min(wire.NoHop, c.constraint(i)))
+	}
+	return m.Append(dst)
+}
+
+func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
+	n, c := nb.ch.node, nb.ch
+	if m.Serial != nb.serial {
+		return
+	}
+	if nb.backfill {
+		nb.acked, nb.backfill = true, false
+		nb.asked = 0
+		if c.feedsOf(nb) != 0 {
+			nb.change()
+		}
+		return
+	}
+	refused := nb.asked &^ m.Feeds
+	nb.acked, nb.asks = true, 0
+	nb.asked &= m.Feeds
+	if m.Feeds != 0 && nb.grantedAt == 0 {
+		nb.grantedAt = n.now
+	}
+	for i := range c.feeds {
+		f := &c.feeds[i]
+		if m.Feeds.Has(i) {
+			if i != wire.FeedSecond || !m.Feeds.Has(wire.FeedManifest) {
+				nb.held.Hop[min(i, wire.FeedManifest)] = m.Hop[i]
+			}
+			if f.from == nb && !f.granted {
+				f.granted, f.since = true, n.now
+				f.joint, f.back, f.backAt = c.next, 0, n.now
+				if t := nb.theirs; t.Newest != wire.NoNumber && (t.Run == c.run || !c.begun) {
+					f.joint = max(f.joint, t.Newest+1)
+				}
+				f.joint -= min(f.joint, recent)
+			}
+			continue
+		}
+		if !refused.Has(i) {
+			continue
+		}
+		if f.next == nb {
+			f.next = nil
+		}
+		if f.from == nb {
+			if nx := f.next; nx != nil {
+				*f = feed{from: nx, since: n.now, first: c.resume(), latest: c.resume(), heard: f.heard}
+			} else {
+				*f = feed{heard: f.heard}
+			}
+			c.reassign = true
+		}
+	}
+	if refused == 0 {
+		return
+	}
+	switch m.Reason {
+	case wire.GrantNotLive:
+		nb.held.Live &^= refused
+		nb.notBefore = n.now + 100*time.Millisecond
+	default:
+		if m.Feeds == 0 && !nb.tellFull && c.granted() == 0 {
+			nb.tellFull = true
+			n.out.Event(Event{Kind: EventFull, Channel: c.ID, Peer: nb.peer.link.Addr()})
+		}
+		nb.notBefore = n.now + refusedFor/2 + time.Duration(n.random.Int64N(int64(refusedFor)))
+		nb.held.Slots = 0
+	}
+	for _, r := range m.Redirects[:m.Redirect] {
+		c.follow(nb, r.Addr, r.Feeds)
+	}
+}
+
+// watch gives up parents that are silent while others deliver, and feeds
+// that starve.
+func (c *Channel) watch() {
+	n := c.node
+	if c.source {
+		return
+	}
+	last := Time(0)
+	others := 0
+	for _, nb := range c.neighbours {
+		if nb.asked != 0 && nb.acked {
+			last = max(last, nb.lastData)
+		}
+		if nb.parentable() {
+			others++
+		}
+	}
+	block := c.blockTime()
+	if n.now-last > grace+block && c.advanced <= last+block {
+		c.silentSince = n.now // it is the source: nobody is blamed
+	}
+	for _, nb := range c.neighbours {
+		m := c.feedsOf(nb)
+		if m == 0 {
+			continue
+		}
+		switch {
+		case !nb.peer.link.Established() || !nb.joined:
+			for i := range c.feeds {
+				if f := &c.feeds[i]; f.from == nb && n.now-f.since > dialTime {
+
+					c.leave(nb)
+					break
+				}
+			}
+		case !nb.acked:
+			if n.now-nb.askedAt < nb.rtt()+100*time.Millisecond {
+				break
+			}
+			if nb.asks >= 3 && others > 1 {
+
+				nb.notBefore = n.now + 400*time.Millisecond*time.Duration(nb.asks)
+				nb.fail()
+				c.leave(nb)
+			} else {
+				nb.peer.tell(nb.appendSubscribe)
+			}
+		case nb.due >= enough && nb.got < nb.due*(1-tooMuchLoss) && others > 1:
+
+			nb.due, nb.got = 0, 0
+			nb.fail()
+			nb.notBefore = n.now + time.Second
+			c.leave(nb)
+		case n.now-nb.peer.link.Heard() > mute && others > 0:
+
+			nb.fail()
+			c.leave(nb)
+		case n.now-max(nb.lastData, nb.grantedAt, c.silentSince, nb.askedAt) > deadParent+2*block+nb.half():
+
+			if !nb.delivered {
+				nb.empty++
+			}
+			nb.fail()
+			nb.notBefore = n.now + time.Second
+			c.leave(nb)
+		}
+	}
+	for i := range c.feeds {
+		f := &c.feeds[i]
+		if f.from == nil || !f.granted || !c.begun {
+			continue
+		}
+		// The second copy may be all that comes of it.
+		if n.now-max(f.heard, f.since, c.silentSince) > starved+2*block+f.from.lagVia(i)/4 {
+
+			f.from.notBefore = max(f.from.notBefore, n.now+500*time.Millisecond)
+			f.from.held.Live &^= 1 << i
+			c.drop(i)
+		} else if beyond(c.next, max(f.latest, f.joint), uint64(lagTime/max(block, 8*time.Millisecond))+2) && n.now-f.since > lagTime+block {
+
+			// It brings what everybody else had long ago.
+			f.from.fail()
+			f.from.notBefore = max(f.from.notBefore, n.now+2*time.Second)
+			c.drop(i)
+		}
+	}
+}
+
+// fail makes nb the last choice for a while that doubles.
+func (nb *neighbour) fail() {
+	now := nb.ch.node.now
+	nb.distrust = now + distrustTime<<min(nb.distrusted, 6)
+	nb.distrusted++
+	nb.grantedAt = 0
+}
+
+// came notes something that nb pushed of a feed: a verified shard or
+// manifest of s.
+func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
+	n := c.node
+	f := &c.feeds[i]
+	switch {
+	case nb == f.from:
+	case nb == f.next:
+		// The new parent delivers: the old one is left.
+		f.from.change()
+		f.from.leftAt = n.now
+
+		*f = feed{from: nb, granted: true, since: n.now, first: s.number, latest: s.number, passed: n.now, heard: f.heard}
+	default:
+		return
+	}
+	nb.delivered, nb.empty = true, 0
+	f.last = n.now
+	if s.number < f.joint {
+		f.back, f.backAt = max(f.back, s.number), n.now
+		return
+	}
+	if s.number >= f.latest {
+		if s.number > f.latest || f.passed == 0 {
+			f.latest, f.passed = s.number, n.now
+		}
+	}
+	if !fresh {
+		return
+	}
+	if n.now-f.heard > c.fresh() || f.heard == 0 {
+		c.liveChanged = true
+	}
+	f.heard = n.now
+	if h := c.hop(i); h != wire.NoHop {
+		c.lastHop[min(i, wire.FeedManifest)] = h
+	}
+	if s.b == nil || s.number+2 < c.next {
+		return // late: a backlog, or a repair
+	}
+	if d := n.UTC(n.now).Sub(s.b.Manifest().Created).Seconds(); f.delay == 0 {
+		f.delay = d
+	} else {
+		f.delay += (d - f.delay) / 16
+	}
+	x := (n.now - s.first).Seconds()
+	if f.offset == 0 {
+		f.offset, f.spread = x, x/2
+		return
+	}
+	d := x - f.offset
+	f.offset += d / 8
+	f.spread += (max(d, -d) - f.spread) / 4
+}
+
+// stray answers a push of a feed from somebody who is not its parent.
+func (c *Channel) stray(nb *neighbour, i int) {
+	n := c.node
+	if n.now-max(nb.leftAt, nb.strayAt, nb.askedAt) < nb.rtt()+200*time.Millisecond {
+		return
+	}
+	nb.strayAt = n.now
+	m := wire.AllFeeds &^ c.feedsOf(nb)
+	nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Feeds: m & (1<<i | wire.Manifest | wire.Second)}).Append)
+}

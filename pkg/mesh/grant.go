@@ -1,0 +1,581 @@
+package mesh
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/wire"
+)
+
+// What we promise to others: feeds that are live here, within what we can
+// send, and where to go with what we cannot (docs/protocol.md section 6.2).
+
+const (
+	// promise is how much of the uplink is promised, sourcePromise the same
+	// where everything else depends on what we can repair.
+	promise       = 0.9
+	sourcePromise = 0.85
+	// evictHold is how long a child keeps a feed before one with evictTimes
+	// its uplink may take its place.
+	evictHold  = 2 * time.Second
+	evictTimes = 2
+	// believed bounds the uplink that a child is believed, in streams.
+	believed = 5
+	// rootChildren is how many children a node that has a feed from the
+	// source itself keeps on it, at the cost of other feeds.
+	rootChildren = 3
+	// maxRoot is how many stripes one child gets from a source that is short,
+	// and smallSwarm how many neighbours are no reason to be strict.
+	maxRoot    = 4
+	smallSwarm = 4
+	// demandLife is how long a source remembers that a feed was asked for.
+	demandLife = 10 * time.Second
+	// Where what is promised has to wait for the uplink for more than shedSome
+	// of the time and is more by shedSlack stripes than the uplink takes, or
+	// for shedMuch of the time, for longer than shedAfter, up to shedAtOnce
+	// feeds are taken back at a time.
+	shedSome   = 0.25
+	shedMuch   = 0.7
+	shedSlack  = 0.5
+	shedAfter  = 500 * time.Millisecond
+	shedAtOnce = 4
+	// goneChild is how long a child may say nothing before it is pushed to
+	// no more: REPORT and STATE are due every half second.
+	goneChild = 1600 * time.Millisecond
+)
+
+func (nb *neighbour) onSubscribe(m *wire.Subscribe) {
+	n := nb.ch.node
+	if !nb.joined {
+		return
+	}
+	if nb.haveSerial && int16(m.Serial-nb.subSerial) <= 0 {
+		if m.Serial == nb.subSerial { // the answer was lost
+			nb.answer(nb.push.mask, nb.reason, 0)
+		}
+		return
+	}
+	nb.haveSerial, nb.subSerial = true, m.Serial
+	for i := range wire.Feeds {
+		if m.Feeds.Has(i) {
+			nb.ch.askedFor[i] = n.now
+		}
+	}
+	nb.uplink = m.Uplink
+	feeds, reason := wire.FeedMask(0), wire.GrantNotServed
+	if n.serves() {
+		feeds, reason = nb.grant(m)
+	}
+	refused := m.Feeds &^ feeds
+	nb.push.subscribe(m, feeds)
+	nb.reason = reason
+	if m.BackfillOnly {
+		nb.push.setMask(0, n.now)
+	}
+	nb.ch.countChildren()
+	nb.answer(feeds, reason, refused)
+}
+
+// grant decides which feeds of m a child gets.
+func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.GrantReason) {
+	n, c := nb.ch.node, nb.ch
+	live := c.live()
+	if live.Has(wire.FeedManifest) {
+		live |= wire.Second
+	}
+	for i := range wire.Feeds {
+		switch {
+		case !m.Feeds.Has(i):
+		case m.BackfillOnly:
+			feeds |= 1 << i
+		case c.feeds[i].from == nb || c.feeds[i].next == nb:
+			reason = max(reason, wire.GrantNotLive) // no loop of two
+		case nb.push.mask.Has(i) && !m.BackfillOnly && c.hop(i) < int(m.Hop[i]):
+			feeds |= 1 << i // goes on
+		case !live.Has(i) || c.hop(i) >= int(m.Hop[i]):
+			reason = max(reason, wire.GrantNotLive)
+		}
+	}
+	left := n.left(nb)
+	held := 0
+	for i := range wire.Feeds {
+		if feeds.Has(i) {
+			left -= c.feedCost(i)
+			if i < block.Stripes {
+				held++
+			}
+		}
+	}
+	quota := nb.quota()
+	if !n.exchanges() && left < c.cost(m.Feeds&^feeds) {
+		// Whoever asks here goes nowhere else: whole or not at all.
+		return feeds, wire.GrantFull
+	}
+	for i := range wire.Feeds {
+		if !m.Feeds.Has(i) || feeds.Has(i) || !live.Has(i) || c.hop(i) >= int(m.Hop[i]) || c.feeds[i].from == nb || c.feeds[i].next == nb {
+			continue
+		}
+		cost := c.feedCost(i)
+		if left-cost < c.reserve(i, held, quota) && !c.makeRoom(nb, i, held, quota, &left) {
+			reason = wire.GrantFull
+			continue
+		}
+		feeds |= 1 << i
+		left -= cost
+		if i < block.Stripes {
+			held++
+		}
+	}
+	if feeds == m.Feeds {
+		reason = wire.Granted
+	}
+	return feeds, reason
+}
+
+// quota is how many stripes a child can pass on to enough others, as far as
+// it is believed.
+func (nb *neighbour) quota() int {
+	c := nb.ch
+	if c.rate == 0 || !nb.serves {
+		return 0
+	}
+	return min(maxRoot, int(promise*c.believe(nb.uplink)*125/c.stripeRate()/rootChildren))
+}
+
+// reserve is what must be left after feed i was granted. A source keeps room
+// for the feeds that nobody takes from it yet, so that each has one root
+// before any has two; and some for those who can do more with it, from whom
+// already has its share.
+func (c *Channel) reserve(i, held, quota int) float64 {
+	if !c.source || !c.node.exchanges() {
+		return 0
+	}
+	r := 0.0
+	if c.children.Has(i) {
+		r += c.cost(c.demand() &^ c.children)
+	}
+	if c.children.Has(i) {
+		r += 1.5 * c.stripeRate()
+	}
+	if held >= quota && c.servers() > smallSwarm {
+		r += 2 * c.stripeRate()
+	}
+	return r
+}
+
+// demand is the set of feeds that a source keeps room for: the data and a
+// spare stripe, and what was asked for of late.
+func (c *Channel) demand() wire.FeedMask {
+	m := wire.FeedMask(lowest(wire.AllStripes, min(block.Stripes, c.data()+1))) | wire.Manifest
+	for i := range block.Stripes {
+		if at := c.askedFor[i]; at != 0 && c.node.now-at < demandLife {
+			m |= 1 << i
+		}
+	}
+	return m
+}
+
+// makeRoom takes a feed from a child for one that can do more with it.
+func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) bool {
+	n := c.node
+	if !n.exchanges() {
+		return false
+	}
+	up := c.believe(nb.uplink)
+	var victim *neighbour
+	what, least := i, 0.0
+	for _, o := range c.neighbours {
+		if o == nb || !o.push.mask.Has(i) {
+			continue
+		}
+		// Who can do less with it, and at the source who has more than it can
+		// pass on.
+		over := 0
+		if c.source && i < block.Stripes {
+			over = wire.FeedMask(o.push.mask.Stripes()).Count() - o.quota()
+		}
+		weak := c.believe(o.uplink)*evictTimes <= up
+		if c.source && i < block.Stripes {
+			weak = weak && held < quota || over > 0 && held < quota
+		}
+		hold := evictHold
+		if over > 0 {
+			hold = evictHold / 4
+		}
+		if !weak || n.now-o.push.since < hold {
+			continue
+		}
+		if score := c.believe(o.uplink) - float64(over)*1000; victim == nil || score < least {
+			victim, least = o, score
+		}
+	}
+	if victim == nil && c.source && !c.children.Has(i) {
+		// One root for every feed before any has two.
+		for k := range block.Stripes {
+			if k == i || c.childrenOn(k) < 2 {
+				continue
+			}
+			for _, o := range c.neighbours {
+				if o != nb && o.push.mask.Has(k) && (victim == nil || c.believe(o.uplink) < least) {
+					victim, what, least = o, k, c.believe(o.uplink)
+				}
+			}
+		}
+	}
+	if victim == nil && !c.source && i < block.Stripes && c.hop(i) == 1 && c.childrenOn(i) < rootChildren {
+		// Nobody else gets this feed from where we have it.
+		for k := range block.Stripes {
+			if k == i || c.hop(k) == 1 {
+				continue
+			}
+			for _, o := range c.neighbours {
+				if o != nb && o.push.mask.Has(k) && n.now-o.push.since >= evictHold && (victim == nil || o.uplink < victim.uplink) {
+					victim, what = o, k
+				}
+			}
+		}
+	}
+	if victim == nil {
+		return false
+	}
+	n.stats.Evictions++
+	*left += c.feedCost(what)
+	victim.push.setMask(victim.push.mask&^(1<<what), n.now)
+	c.countChildren()
+	victim.evicted(1<<what, nb, what == i)
+	return true
+}
+
+// shed takes feeds back when more was promised than the uplink turns out to
+// take: from those first who can pass on least, and of what others have too.
+func (c *Channel) shed() {
+	n := c.node
+	over := n.used(nil) - n.promisable(c)
+	// What counts is whether things have to wait.
+	x := 0.0
+	if n.late() {
+		x = 1
+	}
+	c.waiting += (x - c.waiting) / 16
+	switch {
+	case c.rate == 0 || c.waiting < shedSome || over < shedSlack*c.stripeRate() && c.waiting < shedMuch:
+		c.overSince = 0
+		return
+	case c.overSince == 0:
+		c.overSince = n.now
+	}
+	if n.now-c.overSince < shedAfter {
+		return
+	}
+	c.overSince = n.now
+	over = max(over, c.stripeRate())
+	for range shedAtOnce {
+		var victim *neighbour
+		what, least := 0, 0.0
+		for _, o := range c.neighbours {
+			for i := block.Stripes - 1; i >= 0; i-- {
+				if !o.push.mask.Has(i) {
+					continue
+				}
+				score := c.believe(o.uplink) - float64(c.childrenOn(i))
+				if c.source && c.childrenOn(i) == 1 {
+					score += 1e9 // the only root
+				}
+				if victim == nil || score < least {
+					victim, what, least = o, i, score
+				}
+			}
+		}
+		if victim == nil {
+			return
+		}
+		n.stats.Shed++
+		victim.push.setMask(victim.push.mask&^(1<<what), n.now)
+		c.countChildren()
+		victim.evicted(1<<what, nil, false)
+		if over -= c.feedCost(what); over <= 0 {
+			return
+		}
+	}
+}
+
+// evicted tells a child that it has lost feeds, and to whom.
+func (nb *neighbour) evicted(feeds wire.FeedMask, to *neighbour, follow bool) {
+	m := nb.subscribed(nb.push.mask, wire.GrantFull)
+	if follow && to != nil && to.peer.link.Established() {
+		m.Redirects[0] = wire.Redirect{Feeds: feeds, Addr: to.peer.link.Addr()}
+		m.Redirect = 1
+	} else {
+		nb.ch.redirect(nb, feeds, &m)
+	}
+	nb.reason = wire.GrantFull
+	nb.peer.tell(m.Append)
+}
+
+// believe is the uplink of a child as far as it counts, kbit/s.
+func (c *Channel) believe(up uint32) float64 {
+	return min(float64(up), believed*c.rate*8/1000)
+}
+
+func (nb *neighbour) subscribed(feeds wire.FeedMask, reason wire.GrantReason) wire.Subscribed {
+	c := nb.ch
+	m := wire.Subscribed{Channel: c.tag, Serial: nb.subSerial, Feeds: feeds, Reason: reason}
+	for i := range wire.Feeds {
+		m.Hop[i] = uint8(min(wire.NoHop, c.hop(i)))
+	}
+	return m
+}
+
+func (nb *neighbour) answer(feeds wire.FeedMask, reason wire.GrantReason, refused wire.FeedMask) {
+	m := nb.subscribed(feeds, reason)
+	if refused != 0 {
+		nb.ch.redirect(nb, refused, &m)
+		nb.ch.offerRoots(nb, feeds|refused, &m)
+	}
+	nb.peer.tell(m.Append)
+}
+
+// hoarded reports whether feed i is with a child that has more than it can
+// pass on.
+func (c *Channel) hoarded(i int) bool {
+	for _, o := range c.neighbours {
+		if o.push.mask.Has(i) && wire.FeedMask(o.push.mask.Stripes()).Count() > o.quota() && c.node.now-o.push.since >= evictHold/4 {
+			return true
+		}
+	}
+	return false
+}
+
+// offerRoots names stripes that a child of the source should ask it for: those
+// that nobody has, and those of children that have more than they can pass on.
+func (c *Channel) offerRoots(nb *neighbour, asked wire.FeedMask, m *wire.Subscribed) {
+	most := nb.quota() - wire.FeedMask(nb.push.mask.Stripes()).Count()
+	if !c.source || most <= 0 || m.Redirect == wire.MaxRedirects {
+		return
+	}
+	var offer wire.FeedMask
+	start := c.node.random.IntN(block.Stripes)
+	wanted := c.demand()
+	for _, unclaimed := range [2]bool{true, false} {
+		for k := 0; k < block.Stripes && most > 0; k++ {
+			i := (start + k) % block.Stripes
+			if asked.Has(i) || nb.push.mask.Has(i) || offer.Has(i) {
+				continue
+			}
+			if unclaimed && (c.children.Has(i) || !wanted.Has(i)) || !unclaimed && !c.hoarded(i) {
+				continue
+			}
+			offer |= 1 << i
+			most--
+		}
+	}
+	if offer != 0 {
+		m.Redirects[m.Redirect] = wire.Redirect{Feeds: offer} // no address: us
+		m.Redirect++
+	}
+}
+
+// redirect names children of ours, or others, who have what nb was refused.
+func (c *Channel) redirect(nb *neighbour, refused wire.FeedMask, m *wire.Subscribed) {
+	n := c.node
+	if !n.exchanges() {
+		return
+	}
+	for i := range wire.Feeds {
+		if !refused.Has(i) || i == wire.FeedSecond {
+			continue
+		}
+		var best *neighbour
+		var most int
+		for _, o := range c.neighbours {
+			if o == nb || !o.joined || !o.serves || o.room() == 0 || !o.peer.link.Established() || n.now-o.peer.link.Heard() > mute {
+				continue
+			}
+			weight := o.room() + n.random.IntN(4)
+			switch {
+			case o.push.mask.Has(i):
+				weight += 1000
+			case !o.held.Live.Has(i):
+				continue
+			}
+			if best == nil || weight > most {
+				best, most = o, weight
+			}
+		}
+		if best == nil {
+			continue
+		}
+		best.promised++
+		addr := best.peer.link.Addr()
+		k := 0
+		for k < m.Redirect && m.Redirects[k].Addr != addr {
+			k++
+		}
+		if k == wire.MaxRedirects {
+			continue
+		}
+		if k == m.Redirect {
+			m.Redirect++
+			m.Redirects[k] = wire.Redirect{Addr: addr}
+		}
+		m.Redirects[k].Feeds |= 1 << i
+	}
+}
+
+// room is how many feeds a neighbour has free, less those to whom we sent
+// others since it said so.
+func (nb *neighbour) room() int { return max(0, int(nb.held.Slots)-nb.promised) }
+
+// feedCost is what one feed takes on the wire, bytes a second.
+func (c *Channel) feedCost(i int) float64 {
+	if i < block.Stripes {
+		return c.stripeRate()
+	}
+	return c.manifestRate()
+}
+
+// cost is what a set of feeds takes.
+func (c *Channel) cost(m wire.FeedMask) (sum float64) {
+	for i := range wire.Feeds {
+		if m.Has(i) {
+			sum += c.feedCost(i)
+		}
+	}
+	return sum
+}
+
+// used is what the node has promised to everybody but nb, bytes a second.
+func (n *Node) used(nb *neighbour) float64 {
+	used := 0.0
+	for _, c := range n.channels {
+		for _, o := range c.neighbours {
+			if o != nb {
+				used += c.cost(o.push.mask)
+			}
+		}
+		if c.group.sending {
+			used += float64(onesCount(c.group.push.mask.Stripes()))*c.stripeRate() + 2*c.manifestRate()
+		}
+	}
+	return used
+}
+
+// left is how much more may be promised to nb, what it has included, bytes a
+// second.
+func (n *Node) left(nb *neighbour) float64 {
+	if nb.ch.rate == 0 {
+		return 1e12
+	}
+	return n.promisable(nb.ch) - n.used(nb)
+}
+
+// capacity is what the node can send, bytes a second, as far as it is known.
+func (n *Node) capacity() float64 { return float64(n.bucket.Capacity()) }
+
+// promisable is how much of that may be promised.
+func (n *Node) promisable(c *Channel) float64 {
+	p := float64(n.bucket.Promisable())
+	if c.source {
+		p *= sourcePromise / promise
+	}
+	return p
+}
+
+// slots is how many more stripes of c may be promised.
+func (n *Node) slots(c *Channel) int {
+	switch {
+	case !n.serves():
+		return 0
+	case c.rate == 0:
+		return 255
+	}
+	return max(0, int(min(255, (n.promisable(c)-n.used(nil))/c.stripeRate())))
+}
+
+// stripeRate is what one stripe takes on the wire, bytes a second, headers
+// included.
+func (c *Channel) stripeRate() float64 { return c.rate / float64(c.data()) * 1.075 }
+
+// manifestRate is the same for one copy of the manifests.
+func (c *Channel) manifestRate() float64 {
+	if c.meanTime == 0 {
+		return 0
+	}
+	return float64(block.MinManifest+256*c.rows()+wire.TagSize+wire.IPOverhead) / c.meanTime
+}
+
+// data is how many stripes hold data, as the newest manifest says.
+func (c *Channel) data() int {
+	if s := c.slot(c.next - 1); s != nil && s.b != nil && s.b.Manifest().Data > 0 {
+		return s.b.Manifest().Data
+	}
+	return block.DefaultData
+}
+
+func (c *Channel) rows() int {
+	if s := c.slot(c.next - 1); s != nil && s.b != nil {
+		return s.b.Manifest().Rows
+	}
+	return 2
+}
+
+// countChildren finds which feeds somebody takes from us.
+func (c *Channel) countChildren() {
+	var m wire.FeedMask
+	for _, nb := range c.neighbours {
+		m |= nb.push.mask
+	}
+	if c.group.sending {
+		m |= c.group.push.mask
+	}
+	c.children = m
+}
+
+func (c *Channel) childrenOn(i int) (k int) {
+	for _, nb := range c.neighbours {
+		if nb.push.mask.Has(i) {
+			k++
+		}
+	}
+	return k
+}
+
+// forgetSilent stops pushing to children that say nothing any more.
+func (c *Channel) forgetSilent() {
+	n := c.node
+	for _, nb := range c.neighbours {
+		if nb.push.mask != 0 && n.now-max(nb.peer.link.Heard(), nb.push.since) > goneChild {
+			nb.push.setMask(0, n.now)
+			nb.haveSerial = false // so that it may come back with any
+			c.countChildren()
+		}
+	}
+}
+
+// follow goes where a redirect of by points.
+func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds wire.FeedMask) {
+	n := c.node
+	feeds &^= c.taken()
+	if feeds != 0 && (!to.IsValid() || to.Addr().IsUnspecified()) {
+		for i := range block.Stripes {
+			if feeds.Has(i) && by.offers(i) {
+				c.take(i, by)
+			}
+		}
+		return
+	}
+	if feeds == 0 || !n.exchanges() || !dialable(to) || !c.redirects.take(n.now) {
+		return
+	}
+	nb := n.dial(c, to)
+	if nb == nil || nb.denied > 0 || nb.empty >= emptyGrants || n.now < nb.notBefore {
+		return
+	}
+	nb.lead = true
+	for i := range wire.Feeds {
+		if feeds.Has(i) && !nb.push.mask.Has(i) {
+			c.take(i, nb)
+		}
+	}
+}
