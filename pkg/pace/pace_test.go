@@ -91,6 +91,35 @@ func TestFindsTheUplink(t *testing.T) {
 	}
 }
 
+// Loss that comes in bursts, on the uplink itself, is nothing to slow down for.
+func TestBurstsOfLoss(t *testing.T) {
+	for _, loss := range []float64{0.05, 0.1} {
+		for _, live := range []bool{false, true} {
+			t.Run(fmt.Sprint(loss, " live ", live), func(t *testing.T) {
+				seeds(t, func(t *testing.T, seed uint64) {
+					w := newWorld(t, seed, 10*mbit, 300*time.Millisecond)
+					p := w.up.Params()
+					p.Loss, p.Burst = loss, 8
+					if err := w.up.SetParams(p); err != nil {
+						t.Fatal(err)
+					}
+					var s *sender
+					if live {
+						s = w.live(seed, NoCap, 24, far)
+					} else {
+						s = w.bulk(seed, NoCap, 5, far)
+					}
+					w.trace(time.Second)
+					w.run(120 * time.Second)
+					from, to := 20*time.Second, 120*time.Second
+					t.Logf("sent %.2f Mbit/s, shed %d", s.rate(from, to)/mbit, s.shed)
+					want(t, "what is sent", s.rate(from, to)/mbit, 7.5, 10)
+				})
+			})
+		}
+	}
+}
+
 // Children are promised what the uplink takes, and need not be sent away.
 func TestLiveChildren(t *testing.T) {
 	for _, loss := range []float64{0, 0.05, 0.1} {

@@ -97,6 +97,7 @@ type Path struct {
 	lossAt            Time
 	loss              float64
 	lossKnown         bool
+	lossOf            int     // datagrams, lossSent of a whole measurement
 	prevSent, prevGot int     // in the report before
 	passed            float64 // of what was sent, over the last two reports
 
@@ -371,7 +372,7 @@ func (p *Path) count(now Time, got, sent uint32) {
 	p.lossGot += int(dGot)
 	if now-p.lossAt >= lossTime && p.lossSent >= lossCount {
 		p.loss = max(0, 1-float64(p.lossGot)/float64(p.lossSent))
-		p.lossKnown = true
+		p.lossKnown, p.lossOf = true, p.lossSent
 		p.lossSent, p.lossGot, p.lossAt = 0, 0, now
 	}
 }

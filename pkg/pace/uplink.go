@@ -521,7 +521,7 @@ func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 	}
 	most := u.most()
 	if u.starting {
-		if u.loss.now < lossRise*2 {
+		if u.loss.now < lossRise*2 && !u.loss.waiting {
 			u.rate = max(u.rate, most*startTimes, (most+slack)/learntShare)
 		}
 		u.promise = max(u.promise, u.rate)
