@@ -16,6 +16,8 @@ const (
 	// where everything else depends on what we can repair.
 	promise       = 0.9
 	sourcePromise = 0.85
+	// oneMore is how many stripes a child takes of one parent.
+	oneMore = 2
 	// evictHold is how long a child keeps a feed before one with evictTimes
 	// its uplink may take its place.
 	evictHold  = 2 * time.Second

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/pace"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
@@ -575,6 +576,9 @@ func (c *Channel) housekeep() {
 	c.setMargin()
 	c.watch()
 	c.forgetSilent()
+	if n.exchanges() {
+		n.bucket.Step(pace.Rate(oneMore * c.stripeRate()))
+	}
 	c.shed()
 	if n.now >= c.clockAt {
 		c.clockAt = n.now + 500*time.Millisecond

@@ -154,7 +154,9 @@ func (p *Path) Sent(now Time, bytes int) {
 func (p *Path) Shard(now Time, number block.Number, index uint8) {
 	if p.marked > 0 {
 		k := &p.marks[(p.marked-1)%markRing]
-		if k.block == number && now-k.at < markTime {
+		// Together as long as they go out one after the other, in the order
+		// of their indexes: so the count of each is known.
+		if k.block == number && now-k.at < markTime && k.shards>>index == 0 && p.datagrams == k.count+uint32(bits.OnesCount64(k.shards)) {
 			k.shards |= 1 << index
 			return
 		}
