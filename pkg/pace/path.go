@@ -97,7 +97,8 @@ type Path struct {
 	lossAt            Time
 	loss              float64
 	lossKnown         bool
-	lossOf            int     // datagrams, lossSent of a whole measurement
+	lossOf            int     // datagrams of the last whole measurement, 0 once they are looked at
+	lossFrom          Time    // when that began
 	prevSent, prevGot int     // in the report before
 	passed            float64 // of what was sent, over the last two reports
 
@@ -374,7 +375,7 @@ func (p *Path) count(now Time, got, sent uint32) {
 	p.lossGot += int(dGot)
 	if now-p.lossAt >= lossTime && p.lossSent >= lossCount {
 		p.loss = max(0, 1-float64(p.lossGot)/float64(p.lossSent))
-		p.lossKnown, p.lossOf = true, p.lossSent
+		p.lossKnown, p.lossOf, p.lossFrom = true, p.lossSent, p.lossAt
 		p.lossSent, p.lossGot, p.lossAt = 0, 0, now
 	}
 }

@@ -78,7 +78,7 @@ const (
 
 	// holdFirst and holdMost: how long after a queue the promise is not
 	// raised beyond the rate at which it was met; doubled each time.
-	holdFirst, holdMost = 5 * time.Second, 80 * time.Second
+	holdFirst, holdMost = 5 * time.Second, 20 * time.Second
 
 	// deafShare of the rate is what goes out while nobody answers.
 	deafShare = 0.25
@@ -355,6 +355,8 @@ func (u *Uplink) judge(now Time) {
 	}
 	if now-u.metAt > lossClear || u.met == 0 {
 		u.loss.judge(u, now)
+	} else {
+		u.loss.waiting = false
 	}
 	for now-u.shownAt > shownTime {
 		u.shown[1], u.shown[0] = u.shown[0], 0
