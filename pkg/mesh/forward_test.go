@@ -148,7 +148,7 @@ func TestForwardAllocations(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the race detector's own allocations would be counted")
 	}
-	const children, blocks, aBlock = 10, 100, 8
+	const children, blocks, aBlock = 10, 100, 12
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	b := newBench(t)
 	next := b.broadcast(children)
