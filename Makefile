@@ -2,6 +2,7 @@
 # make build    the commands, into bin/
 # make test     everything that a change must pass
 # make bench    the figures of docs/, measured here
+# make sim      the mesh with up to 10,000 simulated peers, and plots of it in docs/sim
 # make soak     every fuzz target, and half an hour of a bad network
 # make lint     formatting and static analysis
 # make install  into $(PREFIX), /usr/local if not set (DESTDIR for packages)
@@ -12,7 +13,7 @@ libexec = $(PREFIX)/libexec/sixcast
 man = $(PREFIX)/share/man/man1
 commands = ingest relay watch record
 
-.PHONY: all build demo test bench soak lint install uninstall clean
+.PHONY: all build demo test bench sim soak lint install uninstall clean
 
 all: build
 
@@ -28,6 +29,12 @@ test:
 
 bench: build
 	scripts/bench
+
+# Hours on two cores: scripts/sim runs single scenarios.
+sim:
+	scripts/sim sizes --seeds 3 --json build/sizes.json --svg docs/sim
+	scripts/sim uplinks --n 200 --seeds 3 --json build/uplinks.json --svg docs/sim
+	scripts/sim losses --n 200 --seeds 3 --json build/losses.json --svg docs/sim
 
 soak: build
 	scripts/soak

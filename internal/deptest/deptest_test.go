@@ -39,6 +39,14 @@ var below = map[string][]string{
 // sansIO rooms take time and datagrams as arguments.
 var sansIO = []string{"ts", "block", "wire", "link", "mesh"}
 
+// simulator says which rooms the rooms of internal/sim may import beside the standard library. The world knows nothing of
+// sockets, and runs the engine that everybody runs: no other implementation of it, and nothing that tells the engine so.
+var simulator = map[string][]string{
+	"internal/sim":       {"internal/sim/world", "internal/sim/plot"},
+	"internal/sim/world": {"pkg/mesh", "pkg/link", "pkg/wire", "pkg/block", "pkg/channel"},
+	"internal/sim/plot":  {},
+}
+
 // clockCalls of package time read or wait for a real clock.
 var clockCalls = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick"}
 
@@ -122,6 +130,8 @@ func forbidden(f file, imported string) string {
 	case slices.Contains(sansIO, inPkg) && isPkg && (imported == "net" || imported == "os" || imported == "syscall" ||
 		strings.HasPrefix(imported, "net/") && imported != "net/netip" || strings.HasPrefix(imported, "os/") || strings.HasPrefix(imported, "golang.org/x/net") || strings.HasPrefix(imported, "golang.org/x/sys")):
 		return "this room is sans-I/O: datagrams and bytes come in as arguments (net/netip is allowed)"
+	case simulator[room] != nil && strings.Contains(imported, ".") && (!isOurs || !slices.Contains(simulator[room], ours)):
+		return fmt.Sprintf("%s may import %v only: the simulator holds the mesh and no second one (docs/simulator.md)", room, simulator[room])
 	case !isOurs:
 		return ""
 	case isPkg && strings.HasPrefix(ours, "cmd/"):
@@ -192,6 +202,26 @@ func TestSansIORoomsHaveNoClock(t *testing.T) {
 	}
 }
 
+// A run of the simulator is decided by its options: no clock, and no randomness but from its seed.
+func TestSimulatedWorldIsDecidedByItsSeed(t *testing.T) {
+	for _, f := range files(t) {
+		if f.room() != "internal/sim/world" {
+			continue
+		}
+		selectors(f, "time", clockCalls, func(at token.Position, name string) {
+			t.Errorf("%v: time.%s: the simulated world has a time of its own", at, name)
+		})
+		for _, i := range f.imports() {
+			if i == "crypto/rand" || i == "hash/maphash" || i == "os" || i == "net" {
+				t.Errorf("%s imports %s: what it gives is not the same twice", f.path, i)
+			}
+		}
+		selectors(f, "math/rand/v2", []string{"Int", "IntN", "Int64", "Int64N", "Uint32", "Uint64", "N", "Float64", "ExpFloat64", "NormFloat64", "Perm", "Shuffle"}, func(at token.Position, name string) {
+			t.Errorf("%v: rand.%s: draw from the dice of a node", at, name)
+		})
+	}
+}
+
 func TestPkgDoesNotPrintExitOrReadTheEnvironment(t *testing.T) {
 	for _, f := range files(t) {
 		if !strings.HasPrefix(f.path, "pkg/") {
@@ -231,6 +261,11 @@ func TestRules(t *testing.T) {
 		{"cmd/relay/a.go", module + "cmd/internal/cli", true},
 		{"cmd/relay/a.go", module + "cmd/watch", false},
 		{"cmd/relay/a.go", module + "internal/netem", false},
+		{"internal/sim/world/a.go", module + "pkg/mesh", true},
+		{"internal/sim/world/a.go", "math/rand/v2", true},
+		{"internal/sim/world/a.go", module + "pkg/node", false},
+		{"internal/sim/world/a.go", module + "internal/netem", false},
+		{"internal/sim/plot/a.go", module + "internal/sim/world", false},
 		{"internal/testnet/hosts/a.go", module + "internal/testnet", true},
 	} {
 		why := forbidden(file{path: tt.path}, tt.imports)

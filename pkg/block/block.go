@@ -9,32 +9,44 @@ import (
 
 // Block is one block being put together from its shards. It is reusable by
 // Reset and must not be copied once it was. The shards lie in one buffer, each
-// behind its header, so that a shard goes on to other peers as it lies.
+// behind its header, so that a shard goes on to other peers as it lies. A block
+// made by a Vault refers to the vault's memory where that has its manifest.
 type Block struct {
 	man      Manifest
-	datagram [MaxManifest]byte // man aliases it
-	buf      []byte            // 16·j datagrams, ShardHeader + L bytes each, and a lane to read past the end
+	datagram []byte // man aliases it
+	buf      []byte // 16·j datagrams, ShardHeader + L bytes each, and a lane to read past the end
 	stride   int
 	have     uint64 // verified shards
 	forged   bool
+
+	vault *Vault // nil: all memory is its own
+	kept  *kept  // what the vault has of this block; nil: buf
+	made  uint64 // with kept: shards that are flagged regenerated here
 }
 
 // Reset makes b the empty block that the manifest datagram describes; it copies
 // manifest. The signature must have been verified by the caller. What b held
 // is gone, also where Reset fails. Errors are those of DecodeManifest.
 func (b *Block) Reset(manifest []byte) error {
-	b.have, b.forged = 0, false
-	if _, err := DecodeManifest(manifest); err != nil {
+	b.have, b.forged, b.kept, b.made = 0, false, nil, 0
+	m, err := DecodeManifest(manifest)
+	if err != nil {
 		b.man, b.buf, b.stride = Manifest{}, b.buf[:0], 0
 		return err
 	}
-	n := copy(b.datagram[:], manifest)
-	b.man, _ = DecodeManifest(b.datagram[:n])
-	b.stride = ShardHeader + b.man.ShardLen
-	size := b.man.Shards()*b.stride + lane
-	b.buf = slices.Grow(b.buf[:0], size)[:size]
+	b.stride = ShardHeader + m.ShardLen
+	if b.kept = b.vault.find(&m); b.kept != nil {
+		b.man = b.kept.man
+		return nil
+	}
+	b.datagram = append(slices.Grow(b.datagram[:0], MaxManifest), manifest...)
+	b.man, _ = DecodeManifest(b.datagram)
+	b.buf = slices.Grow(b.buf[:0], b.bytes())[:b.bytes()]
 	return nil
 }
+
+// bytes is how long the buffer of all shards is.
+func (b *Block) bytes() int { return b.man.Shards()*b.stride + lane }
 
 // Manifest of the block; it lives until Reset.
 func (b *Block) Manifest() *Manifest { return &b.man }
@@ -42,8 +54,14 @@ func (b *Block) Manifest() *Manifest { return &b.man }
 // ManifestDatagram as it came; it lives until Reset.
 func (b *Block) ManifestDatagram() []byte { return b.man.raw }
 
-// Size is the bytes of memory that the block's buffer takes.
-func (b *Block) Size() int { return cap(b.buf) }
+// Size is the bytes of memory that the block's buffer takes, or would if it
+// were not the vault's.
+func (b *Block) Size() int {
+	if b.kept != nil {
+		return b.bytes()
+	}
+	return cap(b.buf)
+}
 
 // Add verifies a shard and copies it. flags are those of the shard datagram.
 // Errors are ErrIndex, ErrHave, ErrLength, ErrHash or, once a reconstruction
@@ -59,6 +77,13 @@ func (b *Block) Add(index int, flags byte, payload []byte) error {
 		return ErrHave
 	case len(payload) != b.man.ShardLen:
 		return ErrLength
+	case b.kept != nil:
+		if !b.kept.add(index, payload) {
+			return ErrHash
+		}
+		b.have |= 1 << index
+		b.made |= uint64(flags&Regenerated) << index
+		return nil
 	case !b.matches(index, payload):
 		return ErrHash
 	}
@@ -80,6 +105,10 @@ func (b *Block) Confirm(index int, flags byte, payload []byte) bool {
 	if !bytes.Equal(d[ShardHeader:], payload) {
 		return false
 	}
+	if b.kept != nil {
+		b.made &^= uint64(^flags&Regenerated) << index // the datagram is not ours to change
+		return true
+	}
 	d[3] &= flags | ^byte(Regenerated)
 	return true
 }
@@ -91,8 +120,12 @@ func (b *Block) matches(index int, payload []byte) bool {
 
 // slot is the memory of a shard datagram, whether there or not.
 func (b *Block) slot(index int) []byte {
+	buf := b.buf
+	if b.kept != nil {
+		buf = b.kept.buf[b.made>>index&1]
+	}
 	o := index * b.stride
-	return b.buf[o : o+b.stride : o+b.stride]
+	return buf[o : o+b.stride : o+b.stride]
 }
 
 // Have is the mask of verified shards, bit i for shard i.
@@ -137,6 +170,9 @@ func (b *Block) ReconstructSome(want uint64) (made uint64, err error) {
 	}
 	if !b.Decodable() {
 		return 0, ErrTooFew
+	}
+	if b.kept != nil {
+		return b.reconstructKept(want)
 	}
 	w := fecPool.Get().(*fecWork)
 	defer w.free()

@@ -464,7 +464,7 @@ func (c *Channel) manifest(from *neighbour, raw []byte) {
 		n.stats.Refused++
 		return
 	}
-	if !m.Verify(c.ID) {
+	if !n.cfg.Vault.Verify(&m, c.ID) {
 		n.wrong(from, wire.NoNumber, "a manifest that the channel's key did not sign")
 		return
 	}
@@ -547,7 +547,7 @@ func (c *Channel) forked(from *neighbour, s *slot, m *block.Manifest) {
 	if s.forked && (from == nil || from.forkedRun == c.run) || !c.mayVerify(from) {
 		return
 	}
-	if !m.Verify(c.ID) {
+	if !n.cfg.Vault.Verify(m, c.ID) {
 		n.wrong(from, wire.NoNumber, "a manifest that the channel's key did not sign")
 		return
 	}
@@ -652,7 +652,7 @@ func (c *Channel) place(m *block.Manifest, raw []byte) {
 	if k := len(c.spare); k > 0 {
 		b, c.spare = c.spare[k-1], c.spare[:k-1]
 	} else {
-		b = new(block.Block)
+		b = n.cfg.Vault.NewBlock()
 	}
 	if err := b.Reset(raw); err != nil {
 		n.stats.Refused++

@@ -47,6 +47,8 @@ const (
 	// by who is no newcomer.
 	joinTime   = 2500 * time.Millisecond
 	resumeTime = 400 * time.Millisecond
+	// refusedFor is the mean time for which a full parent is not asked again.
+	refusedFor = 500 * time.Millisecond
 	// emptyGrants in a row, and a parent is asked no more.
 	emptyGrants = 3
 )
@@ -564,6 +566,7 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 				if t := nb.theirs; t.Newest != wire.NoNumber && (t.Run == c.run || !c.begun) {
 					f.joint = max(f.joint, t.Newest+1)
 				}
+				f.joint -= min(f.joint, recent)
 			}
 			continue
 		}
@@ -594,7 +597,7 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 			nb.tellFull = true
 			n.out.Event(Event{Kind: EventFull, Channel: c.ID, Peer: nb.peer.link.Addr()})
 		}
-		nb.notBefore = n.now + time.Duration(float64(500*time.Millisecond)*(1+2*n.random.Float64()))
+		nb.notBefore = n.now + refusedFor/2 + time.Duration(n.random.Int64N(int64(refusedFor)))
 		nb.held.Slots = 0
 	}
 	for _, r := range m.Redirects[:m.Redirect] {

@@ -244,8 +244,19 @@ func (nb *neighbour) answer(feeds wire.FeedMask, reason wire.GrantReason, refuse
 	nb.peer.tell(m.Append)
 }
 
+// hoarded reports whether feed i is with a child that has more than it can
+// pass on.
+func (c *Channel) hoarded(i int) bool {
+	for _, o := range c.neighbours {
+		if o.push.mask.Has(i) && wire.FeedMask(o.push.mask.Stripes()).Count() > o.quota() && c.node.now-o.push.since >= evictHold/4 {
+			return true
+		}
+	}
+	return false
+}
+
 // offerRoots names stripes that a child of the source should ask it for: those
-// of children that have more than they can pass on.
+// that nobody has, and those of children that have more than they can pass on.
 func (c *Channel) offerRoots(nb *neighbour, asked wire.FeedMask, m *wire.Subscribed) {
 	most := nb.quota() - wire.FeedMask(nb.push.mask.Stripes()).Count()
 	if !c.source || most <= 0 || m.Redirect == wire.MaxRedirects {
@@ -253,17 +264,18 @@ func (c *Channel) offerRoots(nb *neighbour, asked wire.FeedMask, m *wire.Subscri
 	}
 	var offer wire.FeedMask
 	start := c.node.random.IntN(block.Stripes)
-	for k := 0; k < block.Stripes && most > 0; k++ {
-		i := (start + k) % block.Stripes
-		if asked.Has(i) || nb.push.mask.Has(i) {
-			continue
-		}
-		for _, o := range c.neighbours {
-			if o.push.mask.Has(i) && wire.FeedMask(o.push.mask.Stripes()).Count() > o.quota() && c.node.now-o.push.since >= evictHold/4 {
-				offer |= 1 << i
-				most--
-				break
+	wanted := wire.FeedMask(lowest(wire.AllStripes, min(block.Stripes, c.data()+1)))
+	for _, unclaimed := range [2]bool{true, false} {
+		for k := 0; k < block.Stripes && most > 0; k++ {
+			i := (start + k) % block.Stripes
+			if asked.Has(i) || nb.push.mask.Has(i) || offer.Has(i) {
+				continue
 			}
+			if unclaimed && (c.children.Has(i) || !wanted.Has(i)) || !unclaimed && !c.hoarded(i) {
+				continue
+			}
+			offer |= 1 << i
+			most--
 		}
 	}
 	if offer != 0 {

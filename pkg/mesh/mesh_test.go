@@ -45,7 +45,7 @@ func TestLateJoinerGetsTheLastRandomAccessPoint(t *testing.T) {
 	if first != 85 {
 		t.Errorf("first block is %d, want the random access point 85", first)
 	}
-	if d := at - joined; d > 150*time.Millisecond {
+	if d := at - joined; d > 200*time.Millisecond {
 		t.Errorf("first block after %v, want two round trips of 50 ms and a little", d)
 	}
 	s.whole(t, v, first)

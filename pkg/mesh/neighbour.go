@@ -266,8 +266,10 @@ func (c *Channel) guess(nb *neighbour) {
 	} else if c.second && !taken.Has(wire.FeedSecond) && (c.feeds[wire.FeedManifest].from != nb || dialled == 1) {
 		c.take(wire.FeedSecond, nb)
 	}
-	for i := 0; i < block.Stripes && have < c.wanted && most > 0; i++ {
-		if !taken.Has(i) {
+	// Not everybody the same of the same.
+	start := c.node.random.IntN(c.wanted)
+	for k := 0; k < c.wanted && have < c.wanted && most > 0; k++ {
+		if i := (start + k) % c.wanted; !taken.Has(i) {
 			c.take(i, nb)
 			have++
 			most--

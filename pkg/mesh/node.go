@@ -81,6 +81,11 @@ type Config struct {
 	NoExchange bool
 	// Link tunes the links.
 	Link link.Config
+	// Vault, if not nil, is memory of blocks that this node shares with
+	// others in the process. Shards and manifests that are then handed to
+	// Output.Send never change, and verifying what another node has verified
+	// costs a comparison.
+	Vault *block.Vault
 	// Logger gets debug lines about links, never one a datagram.
 	Logger *slog.Logger
 }

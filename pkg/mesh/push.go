@@ -26,6 +26,9 @@ const (
 	// goes: the fuller, the more datagrams share one GSO send, which is most
 	// of what a relay costs; the rest allows for a timer that is late.
 	quantumFill = 0.9
+	// recent blocks are no backlog to a new child: with them it can pass on
+	// at once what it is granted.
+	recent = 2
 	// maxQueue bounds how many blocks a child may lag behind.
 	maxQueue = window / 2
 	// shareTimes is how much more than the stripes it was granted a child may
@@ -223,7 +226,7 @@ func (p *pusher) subscribe(m *wire.Subscribe, feeds wire.FeedMask) {
 			}
 		}
 	}
-	p.backlog, p.behind = c.next, true
+	p.backlog, p.behind = c.next-min(c.next, recent), true
 	for k := max(from, c.oldest); k < c.next; k++ {
 		s := c.slot(k)
 		if s == nil || s.b == nil {

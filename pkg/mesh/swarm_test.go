@@ -77,7 +77,14 @@ func swarm(t *testing.T, seed uint64, n int, loss float64) {
 	}
 	const blocks = 250
 	s.feed(source, time.Second, blocks)
+	lastSent := 0.0
 	for now := time.Second; now < time.Second+blocks*blockTime; now += time.Second {
+		if dbgTick != nil {
+			for x := now - time.Second; x < now; x += 50 * time.Millisecond {
+				w.run(x)
+				dbgTick(w, source, vs)
+			}
+		}
 		w.run(now)
 		if !testing.Verbose() {
 			continue
@@ -94,6 +101,15 @@ func swarm(t *testing.T, seed uint64, n int, loss float64) {
 			}
 			reqs += v.node.stats.Requests
 		}
+		used, capacity, sent := 0.0, 0.0, 0
+		for _, v := range vs {
+			used += v.node.used(nil)
+			capacity += v.node.capacity()
+			sent += v.sent
+		}
+		stream1 := streamRate / 8
+		t.Logf("used %.1f of %.1f streams, sent %.1f", used/stream1, capacity/stream1, (float64(sent)-lastSent)/stream1)
+		lastSent = float64(sent)
 		var held [18]int
 		for i := range held {
 			held[i] = source.ch.childrenOn(i)
@@ -138,9 +154,18 @@ func swarm(t *testing.T, seed uint64, n int, loss float64) {
 	t.Logf("in time %.3f %%; start p50 %v p95 %v; delay p50 %v p99 %v; source %.2f; received %.3f; dup %.4f control %.4f", 100-100*float64(late)/float64(sum),
 		percentile(starts, .5), percentile(starts, .95), percentile(delays, .5), percentile(delays, .99),
 		float64(source.sent)/float64(blocks*152*188), float64(total)/stream, float64(dups)/float64(shards), float64(control)/float64(total))
+	if dbgSwarm != nil {
+		dbgSwarm(w, source, vs)
+	}
 	hops := map[int]int{}
 	for _, v := range vs {
 		hops[v.ch.hop(0)]++
 	}
 	t.Logf("hops on stripe 0: %v", hops)
 }
+
+var dbgSwarm func(w *world, source *host, vs []*host)
+
+func bn(k int) block.Number { return block.Number(k) }
+
+var dbgTick func(w *world, source *host, vs []*host)

@@ -1,0 +1,73 @@
+package world
+
+import (
+	"testing"
+	"time"
+)
+
+func run(t *testing.T, o Options, threads int) *Result {
+	t.Helper()
+	w, err := New(o, threads, Debug{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := w.Run(Debug{})
+	if r.Wrong != 0 {
+		t.Errorf("%d blocks were handed over that the source did not make", r.Wrong)
+	}
+	return r
+}
+
+// The same options give the same run, whatever the number of threads, and another seed another one.
+func TestRepeatable(t *testing.T) {
+	o := Options{Seed: 1, Viewers: 30, Ramp: 2 * time.Second, Settle: time.Second, Hold: 3 * time.Second, Told: true, Loss: 0.02, Churn: 2, Cross: 0.3, Polluters: 0.1}
+	one := run(t, o, 1)
+	for range 2 {
+		if two := run(t, o, 2); two.Hash != one.Hash {
+			t.Errorf("hash %s with two threads, %s with one", two.Hash, one.Hash)
+		}
+	}
+	t.Logf("in time %.4f, delay %.3f %.3f, source %.2f, beyond %.3f, network %v", one.InTime, one.DelayP50, one.DelayP99, one.Source, one.Beyond, one.Network)
+	o.Seed = 2
+	if other := run(t, o, 2); other.Hash == one.Hash {
+		t.Error("another seed gives the same run")
+	}
+}
+
+// Memory that the engines share changes nothing but the cost: without it the run is the same.
+func TestVaultIsOnlyMemory(t *testing.T) {
+	o := Options{Seed: 4, Viewers: 20, Ramp: time.Second, Settle: time.Second, Hold: 2 * time.Second, Told: true, Mean: 3, Source: 4, Loss: 0.05, Burst: true, Polluters: 0.2}
+	shared := run(t, o, 2)
+	w, err := New(o, 2, Debug{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.vault = nil
+	if own := w.Run(Debug{}); own.Hash != shared.Hash || own.Counters != shared.Counters {
+		t.Errorf("hash %s, and with a vault %s", own.Hash, shared.Hash)
+	}
+	if shared.Counters.Forged == 0 {
+		t.Error("nobody noticed the garbage")
+	}
+}
+
+// What happens to single viewers happens: the frozen hear nothing and go on, the moved are followed.
+func TestEventsOfViewers(t *testing.T) {
+	base := Options{Seed: 6, Viewers: 12, Ramp: time.Second, Settle: time.Second, Hold: 8 * time.Second, Told: true, Mean: 6, Source: 10}
+	for name, set := range map[string]func(*Options){
+		"moved":   func(o *Options) { o.Movers = 1 },
+		"silent":  func(o *Options) { o.Silence = time.Second },
+		"vanish":  func(o *Options) { o.Vanish = 0.5 },
+		"replace": func(o *Options) { o.Churn, o.Polite = 5, 0.5 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := base
+			set(&o)
+			r := run(t, o, 1)
+			t.Logf("in time %.4f, lost %.2f, network %v, events %v", r.InTime, r.LostMean, r.Network, r.Events)
+			if r.Counters.Blocks == 0 || r.InTime == 0 {
+				t.Error("nobody saw anything")
+			}
+		})
+	}
+}
