@@ -163,6 +163,9 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 		naming:  fullAllowance(1, 4),
 	}
 	nb.push.owner = nb
+	for i := range nb.held.Hop {
+		nb.held.Hop[i] = wire.NoHop // not the source: nothing is known yet
+	}
 	p.joined = append(p.joined, nb)
 	c.neighbours = append(c.neighbours, nb)
 	return nb
@@ -486,6 +489,11 @@ func (nb *neighbour) onState(p wire.Progress, h *wire.Holdings) {
 		c.reassign = true
 		if n.now < nb.notBefore && nb.held.Live == 0 {
 			nb.notBefore = n.now // it had nothing, now it has
+		}
+	}
+	for i := range h.Hop {
+		if !h.Live.Has(i) {
+			h.Hop[i] = nb.held.Hop[i] // what comes in spite of that has come as far as before
 		}
 	}
 	nb.held, nb.promised = *h, 0
