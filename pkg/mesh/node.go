@@ -293,7 +293,7 @@ func (n *Node) dial(c *Channel, to netip.AddrPort) *neighbour {
 func (n *Node) dialAnew(c *Channel, to netip.AddrPort) *neighbour {
 	p := newPeer(to)
 	nb := n.neighbour(p, c)
-	nb.dialled = true
+	nb.dialled, nb.joinAt = true, n.now
 	p.link = n.links.Dial(n.now, to, func(dst []byte) []byte {
 		// The handshake's last message carries JOIN and SUBSCRIBE.
 		for _, nb := range p.joined {
