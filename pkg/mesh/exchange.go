@@ -29,8 +29,10 @@ const (
 	// dialRate bounds what others can make us dial, a second.
 	dialRate  = 8
 	dialBurst = 16
-	// tryAgain is when an address that did not answer may be tried again.
+	// tryAgain is when an address that did not answer may be tried again, at
+	// first; it doubles, and after tries the address is forgotten.
 	tryAgain = 20 * time.Second
+	tries    = 3
 	// halfOpen is how long a peer that others named may take to answer.
 	halfOpen = 2 * time.Second
 )
@@ -40,6 +42,7 @@ type contact struct {
 	addr  netip.AddrPort
 	from  *neighbour // who named it; nil once that is gone
 	tried Time       // when it was last dialled; 0 never
+	tries uint8
 	good  bool
 }
 
@@ -125,7 +128,7 @@ func (c *Channel) seek() {
 		for j := range c.book {
 			i := (start + j) % len(c.book)
 			k := &c.book[i]
-			if k.tried != 0 && n.now-k.tried < tryAgain {
+			if k.tried != 0 && n.now-k.tried < tryAgain<<(k.tries-1) {
 				continue
 			}
 			s := 1
@@ -145,10 +148,18 @@ func (c *Channel) seek() {
 		}
 		k := &c.book[best]
 		k.tried = n.now
-		if n.linked(k.addr) {
-			continue
+		k.tries++
+		to := k.addr
+		linked := n.linked(to)
+		if linked || k.tries >= tries {
+			c.book = append(c.book[:best], c.book[best+1:]...)
 		}
-		n.dial(c, k.addr).lead = true
+		if !linked {
+			n.dial(c, to).lead = true
+		}
+		if len(c.book) == 0 {
+			return
+		}
 	}
 }
 
