@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sixcast/sixcast/internal/testcard"
 	"github.com/sixcast/sixcast/pkg/ts"
 )
 
@@ -29,7 +30,7 @@ type feeder struct {
 
 // feed begins a stream that may last as long as longest.
 func (b *bench) feed(rate ts.BitRate, longest time.Duration, takers ...func([]byte)) *feeder {
-	n := int(longest/due(rate, groupPackets)) + 1
+	n := int(longest/testcard.Due(rate, groupPackets)) + 1
 	f := &feeder{rate: rate, begun: time.Now(), takers: takers, sent: make([]atomic.Int64, n)}
 	var ctx context.Context
 	ctx, f.stop = context.WithCancel(b.ctx)
@@ -38,11 +39,11 @@ func (b *bench) feed(rate ts.BitRate, longest time.Duration, takers ...func([]by
 }
 
 func (f *feeder) run(ctx context.Context) {
-	s := newSynth(f.rate)
+	s := testcard.New(f.rate, streamEvery)
 	var buf []byte
 	for k := range f.sent {
-		at := due(f.rate, s.number)
-		buf = s.append(buf[:0], groupPackets)
+		at := testcard.Due(f.rate, s.Number())
+		buf = s.Append(buf[:0], groupPackets)
 		if wait := at - time.Since(f.begun); wait > 0 {
 			if sleep(ctx, wait) != nil {
 				return
@@ -143,7 +144,7 @@ func (c *collector) Write(b []byte) (int, error) {
 }
 
 func (c *collector) packet(p ts.Packet, now time.Time) {
-	number, ok := stamp(p)
+	number, ok := testcard.NumberOf(p)
 	if !ok {
 		return
 	}
@@ -183,7 +184,7 @@ func (c *collector) verdict() verdict {
 	defer c.mu.Unlock()
 	want := uint64(0)
 	for n := c.from; n < c.to; n++ {
-		if n%tablesEvery > 1 {
+		if n%testcard.TablesEvery > 1 {
 			want++
 		}
 	}

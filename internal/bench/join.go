@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sixcast/sixcast/internal/netem"
+	"github.com/sixcast/sixcast/internal/testcard"
 	"github.com/sixcast/sixcast/internal/testnet"
 	"github.com/sixcast/sixcast/pkg/ts"
 )
@@ -106,7 +107,7 @@ func (w *firstByte) Write(b []byte) (int, error) {
 
 // decodable: PAT, PMT, and the start of a random access point.
 func (w *firstByte) decodable() bool {
-	return len(w.head) == 3*ts.PacketSize && ts.Packet(w.head).PID() == ts.PIDPAT && ts.Packet(w.head[ts.PacketSize:]).PID() == tablePID &&
+	return len(w.head) == 3*ts.PacketSize && ts.Packet(w.head).PID() == ts.PIDPAT && ts.Packet(w.head[ts.PacketSize:]).PID() == testcard.TablePID &&
 		ts.Packet(w.head[2*ts.PacketSize:]).RandomAccess()
 }
 

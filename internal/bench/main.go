@@ -2,8 +2,9 @@
 
 // Command bench measures what docs/benchmarks.md says, and what people use today beside it in the same run.
 //
-//	go run ./internal/bench                 everything, in less than 20 minutes
+//	go run ./internal/bench                 everything, in about 35 minutes
 //	go run ./internal/bench fanout loss     some sections
+//	go run ./internal/bench mesh            the sections whose names begin with mesh
 //	go run ./internal/bench -list           what there is
 //
 // Everything happens in network namespaces of its own. Programs of others that are not installed are left out, and that is
@@ -21,7 +22,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -44,6 +44,16 @@ var sections = []section{
 	{"loss", "8 Mbit/s across links that lose and delay: ours, SRT, RIST, plain UDP", (*bench).loss},
 	{"join", "from the start of watch to its first byte, and to mpv's first picture", (*bench).join},
 	{"delay", "source to viewer over three hops", (*bench).delay},
+	{"mesh-steady", "50 viewers, nothing wrong: start-up, in time, delay, source, overhead, cost", (*bench).meshSteady},
+	{"mesh-loss", "the same at 5 % random loss", (*bench).meshLoss},
+	{"mesh-bursts", "the same at 5 % loss in bursts", (*bench).meshBursts},
+	{"mesh-churn", "10 % of the viewers killed each minute", (*bench).meshChurn},
+	{"mesh-garbage", "20 % of the viewers send garbage", (*bench).meshGarbage},
+	{"mesh-liars", "20 % claim a great uplink and send garbage", (*bench).meshLiars},
+	{"mesh-silent", "20 % claim a great uplink and send nothing", (*bench).meshSilent},
+	{"mesh-half", "half of all viewers killed in one second", (*bench).meshHalf},
+	{"mesh-half2", "the same with --latency 2s", (*bench).meshHalf2},
+	{"mesh-household", "a TCP flow beside one peer on one uplink", (*bench).meshHousehold},
 	{"packages", "the Go benchmarks of the packages, and iperf3 as the ceiling", (*bench).packages},
 }
 
@@ -55,6 +65,15 @@ type bench struct {
 	root string // of the checkout
 	runs int
 	out  *report
+
+	viewers      int     // of the mesh
+	seed         uint64  // of the mesh
+	meanUplink   float64 // uplink of its viewers and its source, in multiples of the stream
+	sourceUplink float64
+	span         time.Duration
+	each         bool
+	told         bool
+	logs         string // folder for what the mesh's programs said; empty: thrown away
 }
 
 // binEnv names the folder with our commands for the inner run, which has no network to build with.
@@ -68,10 +87,19 @@ func main() {
 	list := flag.Bool("list", false, "tell what can be measured")
 	markdown := flag.Bool("markdown", false, "tables as in docs/benchmarks.md")
 	bin := flag.String("bin", "", "`DIR` with the commands (default: they are built)")
+	b := &bench{}
+	flag.IntVar(&b.viewers, "viewers", 50, "of the mesh sections")
+	flag.Uint64Var(&b.seed, "seed", 1, "of the mesh sections")
+	flag.Float64Var(&b.meanUplink, "mean", 2, "mean uplink of the mesh's viewers, in multiples of the stream")
+	flag.Float64Var(&b.sourceUplink, "source", 2, "uplink of the mesh's source, in multiples of the stream")
+	flag.DurationVar(&b.span, "span", time.Minute, "how long the mesh sections measure a steady state")
+	flag.BoolVar(&b.told, "told", false, "tell everybody in the mesh sections its uplink (--upload) instead of having it learnt")
+	flag.BoolVar(&b.each, "each", false, "tell what each viewer of the mesh sections did")
+	flag.StringVar(&b.logs, "logs", "", "`DIR` for what the programs of the mesh sections said")
 	flag.Parse()
 	if *list {
 		for _, s := range sections {
-			fmt.Printf("%-10s%s\n", s.name, s.about)
+			fmt.Printf("%-16s%s\n", s.name, s.about)
 		}
 		return
 	}
@@ -83,7 +111,7 @@ func main() {
 	done, err := prepare(*bin)
 	code := 1
 	if err == nil {
-		code, err = testnet.Inside(func() int { return run(chosen, *runs, *markdown) })
+		code, err = testnet.Inside(func() int { return b.run(chosen, *runs, *markdown) })
 	}
 	done()
 	if err != nil {
@@ -99,11 +127,15 @@ func choose(names []string) ([]section, error) {
 	}
 	var chosen []section
 	for _, name := range names {
-		i := slices.IndexFunc(sections, func(s section) bool { return s.name == name })
-		if i < 0 {
+		n := len(chosen)
+		for _, s := range sections {
+			if s.name == name || strings.HasPrefix(s.name, name+"-") {
+				chosen = append(chosen, s)
+			}
+		}
+		if len(chosen) == n {
 			return nil, fmt.Errorf("no section is called %q; see bench -list", name)
 		}
-		chosen = append(chosen, sections[i])
 	}
 	return chosen, nil
 }
@@ -133,7 +165,7 @@ func prepare(bin string) (done func(), err error) {
 	return done, os.Setenv(binEnv, bin)
 }
 
-func run(chosen []section, runs int, markdown bool) int {
+func (b *bench) run(chosen []section, runs int, markdown bool) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	dir, err := os.MkdirTemp("", "sixcast-bench-")
@@ -143,7 +175,7 @@ func run(chosen []section, runs int, markdown bool) int {
 	}
 	defer os.RemoveAll(dir)
 	root, _ := os.Getwd()
-	b := &bench{ctx: ctx, bin: os.Getenv(binEnv), dir: dir, root: root, runs: max(1, runs), out: &report{markdown: markdown, w: os.Stdout}}
+	b.ctx, b.bin, b.dir, b.root, b.runs, b.out = ctx, os.Getenv(binEnv), dir, root, max(1, runs), &report{markdown: markdown, w: os.Stdout}
 	b.out.note("%s", machine())
 	code := 0
 	for _, s := range chosen {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sixcast/sixcast/internal/testcard"
 	"github.com/sixcast/sixcast/internal/testnet"
 	"github.com/sixcast/sixcast/pkg/block"
 	"github.com/sixcast/sixcast/pkg/channel"
@@ -49,7 +50,7 @@ func BenchmarkRelay(b *testing.B) {
 	b.Cleanup(func() { closeAll(all) })
 
 	const every = 57600 * time.Microsecond
-	packets := newSynth(streamRate)
+	packets := testcard.New(streamRate, streamEvery)
 	item, err := channel.SignDescriptor(key, 1, channel.Values{Name: "bench"})
 	if err != nil {
 		b.Fatal(err)
@@ -60,7 +61,7 @@ func BenchmarkRelay(b *testing.B) {
 	due := time.Now()
 	var payload, records []byte
 	next := func() {
-		payload = packets.append(payload[:0], 306)
+		payload = packets.Append(payload[:0], 306)
 		flags := block.Flags(0)
 		if enc.Next().Number%17 == 0 {
 			flags = block.RAP

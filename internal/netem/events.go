@@ -1,6 +1,9 @@
 package netem
 
-import "time"
+import (
+	"encoding/binary"
+	"time"
+)
 
 // frame is one Ethernet frame under way, shared by all its receivers. Only the switch's loop touches it.
 type frame struct {
@@ -10,6 +13,15 @@ type frame struct {
 }
 
 func (f *frame) ethernet() []byte { return f.buf[vnetHeader:f.n] }
+
+// ipv6 is the IPv6 packet in the frame, nil if it holds something else.
+func (f *frame) ipv6() []byte {
+	ether := f.ethernet()
+	if len(ether) < etherHeader+ipv6Header || binary.BigEndian.Uint16(ether[12:]) != etherTypeIPv6 {
+		return nil
+	}
+	return ether[etherHeader:]
+}
 
 // event is a frame that leaves a link: the uplink of port (arrives at the switch) or, if deliver, the downlink to port.
 type event struct {

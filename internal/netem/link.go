@@ -99,6 +99,9 @@ type Stats struct {
 	Cut        uint64 `json:"cut"`        // met a cut
 	Reordered  uint64 `json:"reordered"`
 	Duplicated uint64 `json:"duplicated"`
+	// Waited is how long all frames together stood in the queue behind others, MaxWaited the longest that one did.
+	Waited    time.Duration `json:"waited_ns"`
+	MaxWaited time.Duration `json:"max_waited_ns"`
 }
 
 // Delivered is the number of frames that came out, duplicates counted once.
@@ -155,6 +158,9 @@ func (l *Link) CutUntil(t time.Duration) { l.cutUntil = t }
 // Stats returns the counters.
 func (l *Link) Stats() Stats { return l.stats }
 
+// Backlog is how long a frame that enters at now stands in the queue before its first bit leaves.
+func (l *Link) Backlog(now time.Duration) time.Duration { return max(0, l.busy-now) }
+
 // Deliveries is when the copies of a frame leave the link. At[:Copies] is in order; Copies is 0 for a frame that is lost.
 type Deliveries struct {
 	At     [2]time.Duration
@@ -183,6 +189,8 @@ func (l *Link) Submit(now time.Duration, size int) Deliveries {
 		}
 		at = start + time.Duration(float64(size)*8/float64(p.Rate)*float64(time.Second))
 		l.busy = at
+		l.stats.Waited += start - now
+		l.stats.MaxWaited = max(l.stats.MaxWaited, start-now)
 	}
 	if lost {
 		l.stats.Lost++

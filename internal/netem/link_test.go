@@ -288,3 +288,16 @@ func BenchmarkSubmit(b *testing.B) {
 		l.Submit(now, 1300)
 	}
 }
+
+func TestBacklog(t *testing.T) {
+	l := mustLink(t, 1, Params{Rate: 8e6, Queue: 100_000})
+	for range 10 {
+		l.Submit(0, 1000)
+	}
+	if got := l.Backlog(4 * time.Millisecond); got != 6*time.Millisecond {
+		t.Errorf("10 ms after 4 ms leave a backlog of %v", got)
+	}
+	if s := l.Stats(); s.MaxWaited != 9*time.Millisecond || s.Waited != 45*time.Millisecond {
+		t.Errorf("waited %v, at most %v", s.Waited, s.MaxWaited)
+	}
+}

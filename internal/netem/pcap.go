@@ -84,3 +84,31 @@ func completeChecksum(b []byte) {
 	}
 	binary.BigEndian.PutUint16(ether[field:], uint16(sum))
 }
+
+const (
+	protocolUDP    = 17
+	udpChecksum    = 6 // offset in the UDP header
+	vnetCsumStart  = 6
+	vnetCsumOffset = 8
+)
+
+// renewChecksum has the kernel make the checksum of a UDP datagram anew. b is a virtio_net_hdr and a frame that holds IPv6.
+func renewChecksum(b []byte) {
+	ether := b[vnetHeader:]
+	ip := ether[etherHeader:]
+	if b[0]&vnetNeedsCsum != 0 || ip[6] != protocolUDP || len(ip) < ipv6Header+8 {
+		return
+	}
+	var sum uint64 // of the pseudo-header, RFC 8200 section 8.1
+	for a := ip[8:ipv6Header]; len(a) > 0; a = a[2:] {
+		sum += uint64(binary.BigEndian.Uint16(a))
+	}
+	sum += uint64(len(ip)-ipv6Header) + protocolUDP
+	for sum>>16 != 0 {
+		sum = sum&0xffff + sum>>16
+	}
+	binary.BigEndian.PutUint16(ip[ipv6Header+udpChecksum:], uint16(sum))
+	b[0] |= vnetNeedsCsum
+	binary.NativeEndian.PutUint16(b[vnetCsumStart:], etherHeader+ipv6Header)
+	binary.NativeEndian.PutUint16(b[vnetCsumOffset:], udpChecksum)
+}

@@ -34,6 +34,8 @@ type Switch struct {
 	made   int
 	touch  []int // ports with frames to send
 	closed bool
+	thread int // of Run
+	late   Lateness
 
 	rx      [batch]*frame
 	vectors [batch]unix.Iovec
@@ -50,6 +52,8 @@ type Port struct {
 	traffic  Traffic
 	out      []*frame
 	capture  *pcap
+	rewrite  func(ip []byte) bool
+	watch    func(ip []byte, sent bool)
 }
 
 // mmsghdr is struct mmsghdr.
@@ -170,6 +174,9 @@ func (s *Switch) Run() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer hurry()()
+	s.mu.Lock()
+	s.thread = unix.Gettid()
+	s.mu.Unlock()
 	var ready [batch]unix.EpollEvent
 	var read time.Duration // when frames were read last
 	for {
@@ -281,7 +288,12 @@ func (s *Switch) receive(p *Port) {
 			}
 			s.rx[i] = nil
 			f.refs = 1
+			if !p.rewritten(f) {
+				s.release(f)
+				continue
+			}
 			size := p.traffic.Sent.add(f.ethernet())
+			p.show(f, true)
 			if p.capture != nil {
 				p.capture.write(s.start.Add(now), f)
 			}
@@ -311,6 +323,7 @@ func (s *Switch) advance(now time.Duration) {
 			s.release(e.frame)
 			continue
 		}
+		s.late.add(now - e.at)
 		p := s.ports[e.port]
 		if len(p.out) == 0 {
 			s.touch = append(s.touch, e.port)
@@ -364,6 +377,7 @@ func (s *Switch) send(p *Port, now time.Duration) {
 		} else {
 			for _, f := range rest[:sent] {
 				p.traffic.Received.add(f.ethernet())
+				p.show(f, false)
 				if p.capture != nil {
 					p.capture.write(s.start.Add(now), f)
 				}
@@ -494,4 +508,92 @@ func (p *Port) Capture(w io.Writer) {
 	p.sw.mu.Lock()
 	defer p.sw.mu.Unlock()
 	p.capture = newPcap(w)
+}
+
+// Backlog is how long a frame that the host sends now would stand in the queue of its uplink.
+func (p *Port) Backlog() time.Duration {
+	p.sw.mu.Lock()
+	defer p.sw.mu.Unlock()
+	return p.up.Backlog(time.Since(p.sw.start))
+}
+
+// Rewrite shows every IPv6 packet that the host sends to f, before it is counted and enters the uplink: f may change it behind
+// its IPv6 header (but not its length), or have it vanish by returning false. What f does to a UDP datagram, its checksum does not
+// betray. f runs in the switch's loop: it must be short and must not call the switch. nil ends it.
+func (p *Port) Rewrite(f func(ip []byte) bool) {
+	p.sw.mu.Lock()
+	defer p.sw.mu.Unlock()
+	p.rewrite = f
+}
+
+// Watch shows every IPv6 packet of the host to f as it is counted: those it sends before its uplink loses any, those it gets when
+// they are delivered. f runs in the switch's loop: it must be short, must not call the switch, and must not keep or change
+// the packet. nil ends it.
+func (p *Port) Watch(f func(ip []byte, sent bool)) {
+	p.sw.mu.Lock()
+	defer p.sw.mu.Unlock()
+	p.watch = f
+}
+
+func (p *Port) show(f *frame, sent bool) {
+	if p.watch == nil {
+		return
+	}
+	if ip := f.ipv6(); ip != nil {
+		p.watch(ip, sent)
+	}
+}
+
+// rewritten lets the port's function at a frame and tells whether it goes on.
+func (p *Port) rewritten(f *frame) bool {
+	if p.rewrite == nil {
+		return true
+	}
+	ip := f.ipv6()
+	if ip == nil {
+		return true
+	}
+	if !p.rewrite(ip) {
+		return false
+	}
+	renewChecksum(f.buf[:f.n])
+	return true
+}
+
+// Lateness is how late frames were delivered, against the times that their links gave them: what the emulator itself, or a
+// machine without time for it, adds to their delay.
+type Lateness struct {
+	Frames uint64        `json:"frames"`
+	Above  uint64        `json:"above"` // more than LateAbove
+	Sum    time.Duration `json:"sum_ns"`
+	Max    time.Duration `json:"max_ns"`
+}
+
+// LateAbove is what Lateness counts as late: four times what the switch promises.
+const LateAbove = 2 * time.Millisecond
+
+func (l *Lateness) add(d time.Duration) {
+	l.Frames++
+	l.Sum += d
+	l.Max = max(l.Max, d)
+	if d > LateAbove {
+		l.Above++
+	}
+}
+
+// Minus is what was counted since an earlier look; Max is that of all times.
+func (l Lateness) Minus(earlier Lateness) Lateness {
+	return Lateness{l.Frames - earlier.Frames, l.Above - earlier.Above, l.Sum - earlier.Sum, l.Max}
+}
+
+// Load returns the processor time that the switch's loop took so far, and how late it was.
+func (s *Switch) Load() (cpu time.Duration, late Lateness) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var t unix.Timespec
+	const perThread, sched = 4, 2 // the clock id of a thread, see pthread_getcpuclockid(3)
+	if s.thread != 0 && !s.closed && unix.ClockGettime(int32(^s.thread<<3|perThread|sched), &t) == nil {
+		cpu = time.Duration(t.Nano())
+	}
+	return cpu, s.late
 }

@@ -157,6 +157,20 @@ func (n *netlink) addAddress(index int, p netip.Prefix) error {
 	return nil
 }
 
+// addNeighbour says once and for all where a host of the link is.
+func (n *netlink) addNeighbour(index int, a netip.Addr, mac [6]byte) error {
+	b := make([]byte, unix.SizeofNdMsg)
+	b[0] = unix.AF_INET6
+	binary.NativeEndian.PutUint32(b[4:], uint32(index))
+	binary.NativeEndian.PutUint16(b[8:], unix.NUD_PERMANENT)
+	b = attr(b, unix.NDA_DST, raw(a.AsSlice()))
+	b = attr(b, unix.NDA_LLADDR, raw(mac[:]))
+	if err := n.request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, b); err != nil {
+		return fmt.Errorf("adding the neighbour %v: %w", a, err)
+	}
+	return nil
+}
+
 // addDefaultRoute says that every address is to be found on the interface's own link: all hosts share one switch,
 // whatever their prefixes.
 func (n *netlink) addDefaultRoute(index int) error {

@@ -55,6 +55,10 @@ type Config struct {
 	Hosts []HostConfig
 	// MTU of all interfaces; 0 means 1500.
 	MTU int
+	// Acquainted hosts know each other's link-layer addresses from the start. The kernel remembers 1024 neighbours it has found
+	// out itself, in all namespaces together (net.ipv6.neigh.default.gc_thresh3): above 30 hosts that all talk with
+	// each other it forgets some, and what is sent to those is lost.
+	Acquainted bool
 }
 
 // HostConfig describes a host.
@@ -183,8 +187,44 @@ func Open(c Config) (n *Net, err error) {
 		}
 		n.hosts = append(n.hosts, h)
 	}
+	if c.Acquainted {
+		for i := range n.hosts {
+			if err := n.acquaint(i); err != nil {
+				return n, fmt.Errorf("host %s: %w", n.hosts[i].name, err)
+			}
+		}
+	}
 	return n, nil
 }
+
+// acquaint tells host i where all others are.
+func (n *Net) acquaint(i int) error {
+	return n.hosts[i].ns.do(func() error {
+		nl, err := openNetlink()
+		if err != nil {
+			return err
+		}
+		defer nl.close()
+		eth, err := net.InterfaceByName(Interface)
+		if err != nil {
+			return err
+		}
+		for j, h := range n.hosts {
+			if i == j {
+				continue
+			}
+			for _, a := range []netip.Addr{h.addr.Addr(), h.link} {
+				if err := nl.addNeighbour(eth.Index, a, macOf(j+1)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// macOf is the link-layer address of a host's interface, by the host's number.
+func macOf(number int) [6]byte { return [6]byte{0x02, 0x06, 0, 0, byte(number >> 8), byte(number)} }
 
 // open makes host number.
 func open(nl *netlink, sw *netem.Switch, number int, c HostConfig, mtu int) (*Host, error) {
@@ -195,7 +235,7 @@ func open(nl *netlink, sw *netem.Switch, number int, c HostConfig, mtu int) (*Ho
 	if !h.addr.Addr().Is6() || h.addr.Addr().Is4In6() {
 		return nil, fmt.Errorf("%v is not an IPv6 address", h.addr)
 	}
-	mac := [6]byte{0x02, 0x06, 0, 0, byte(number >> 8), byte(number)}
+	mac := macOf(number)
 	index := int(firstIndex + serial.Add(1))
 	var err error
 	h.ns, err = newNamespace(c.Name, func(ns *namespace) error {
@@ -311,6 +351,9 @@ func (n *Net) Host(name string) *Host {
 	return nil
 }
 
+// Load returns the processor time that the emulator took so far, and how late it delivered.
+func (n *Net) Load() (cpu time.Duration, late netem.Lateness) { return n.sw.Load() }
+
 // Hosts returns all hosts in order.
 func (n *Net) Hosts() []*Host { return n.hosts }
 
@@ -343,6 +386,15 @@ func (h *Host) Traffic() netem.Traffic { return h.port.Traffic() }
 
 // Stats returns what the host's links did since it was made.
 func (h *Host) Stats() (up, down netem.Stats) { return h.port.Stats() }
+
+// Backlog is how long what the host sends now would stand in the queue of its uplink.
+func (h *Host) Backlog() time.Duration { return h.port.Backlog() }
+
+// Rewrite lets f change or swallow what the host sends; see [netem.Port.Rewrite].
+func (h *Host) Rewrite(f func(ip []byte) bool) { h.port.Rewrite(f) }
+
+// Watch shows f what the host sends and gets; see [netem.Port.Watch].
+func (h *Host) Watch(f func(ip []byte, sent bool)) { h.port.Watch(f) }
 
 // Do calls f on a thread that is in the host's network namespace: a socket that f opens stays the host's wherever it
 // is used later. f must not start goroutines that open sockets.

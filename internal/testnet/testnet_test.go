@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -474,4 +475,86 @@ func checkUDP(ip []byte) error {
 		return fmt.Errorf("wrong checksum: sums to %#x", sum)
 	}
 	return nil
+}
+
+// What a test does to datagrams under way arrives as it left them, some do not arrive, and all are shown as they were counted.
+func TestRewriteAndWatch(t *testing.T) {
+	n := New(t, Config{Seed: 1, Hosts: Hosts(2, netem.Params{}, netem.Params{})})
+	a, b := n.Host("h1"), n.Host("h2")
+	const payload = 48 // behind the headers of IPv6 and UDP
+	udp := func(ip []byte) bool { return ip[6] == 17 && len(ip) == payload+4 }
+	a.Rewrite(func(ip []byte) bool {
+		if !udp(ip) {
+			return true
+		}
+		if ip[payload+3] == 2 {
+			return false
+		}
+		ip[payload] ^= 0x80
+		return true
+	})
+	var sent, received atomic.Int32
+	b.Watch(func(ip []byte, out bool) {
+		if udp(ip) && !out {
+			received.Add(1)
+		}
+	})
+	a.Watch(func(ip []byte, out bool) {
+		if udp(ip) && out {
+			sent.Add(1)
+		}
+	})
+	to := listen(t, b, netip.AddrPortFrom(b.Addr(), port))
+	from := listen(t, a, netip.AddrPortFrom(a.Addr(), 0))
+	for i := range 4 {
+		if _, err := from.WriteToUDPAddrPort([]byte{1, 1, 1, byte(i)}, netip.AddrPortFrom(b.Addr(), port)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []byte
+	buf := make([]byte, 16)
+	for {
+		to.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		n, err := to.Read(buf)
+		if err != nil {
+			break
+		}
+		if n != 4 || buf[0] != 0x81 {
+			t.Errorf("% x came", buf[:n])
+		}
+		got = append(got, buf[3])
+	}
+	if string(got) != "\x00\x01\x03" || sent.Load() != 3 || received.Load() != 3 {
+		t.Errorf("% x came; %d were shown as sent, %d as received", got, sent.Load(), received.Load())
+	}
+	if cpu, late := n.Load(); cpu <= 0 || late.Frames < 3 {
+		t.Errorf("the emulator took %v for %d frames", cpu, late.Frames)
+	}
+}
+
+// Hosts that are acquainted do not ask for each other, so the kernel's table of those it asked for cannot overflow.
+func TestAcquainted(t *testing.T) {
+	n := New(t, Config{Seed: 1, Hosts: Hosts(3, netem.Params{}, netem.Params{}), Acquainted: true})
+	to := listen(t, n.Host("h3"), netip.AddrPortFrom(n.Host("h3").Addr(), port))
+	asked := atomic.Int32{}
+	for _, h := range n.Hosts() {
+		h.Watch(func(ip []byte, sent bool) {
+			if sent && ip[6] == 58 && ip[40] == 135 { // a neighbour solicitation
+				asked.Add(1)
+			}
+		})
+	}
+	for _, name := range []string{"h1", "h2"} {
+		from := listen(t, n.Host(name), netip.AddrPortFrom(n.Host(name).Addr(), 0))
+		if _, err := from.WriteToUDPAddrPort([]byte{1}, netip.AddrPortFrom(n.Host("h3").Addr(), port)); err != nil {
+			t.Fatal(err)
+		}
+		to.SetReadDeadline(time.Now().Add(2 * time.Second))
+		if _, err := to.Read(make([]byte, 4)); err != nil {
+			t.Errorf("from %s: %v", name, err)
+		}
+	}
+	if asked.Load() > 0 {
+		t.Errorf("%d solicitations", asked.Load())
+	}
 }

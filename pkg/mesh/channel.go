@@ -37,14 +37,16 @@ type Channel struct {
 	feeds       [wire.Feeds]feed // where each comes from
 	cands       []*neighbour     // while parents are chosen
 	children    wire.FeedMask    // feeds that somebody takes from us
+	askedFor    [wire.Feeds]Time // when somebody last wanted it of us
 	lastHop     [wire.Feeds]int  // our last known distance on each feed
 	told        *neighbour       // of whom EventParent was said
 	book        []contact        // peers that are known and not neighbours
 	redirects   allowance        // dials because of what others say
 	reassign    bool             // a feed has no parent
+	changed     bool             // some neighbour is to be asked for something else
+	debtors     []*pusher        // children that are owed something
 	liveChanged bool             // a feed has come to life, or died
 	saidLive    wire.FeedMask    // what the last STATE to all said
-	saidAt      Time
 	switchAt    Time
 	mingleAt    Time
 	seekAt      Time
@@ -364,8 +366,9 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 	n.stats.ShardsIn++
 	if !pushed && from != nil {
 		n.stats.Repaired++
-	} else {
-		s.pushed |= bit
+	}
+	if pushed || from == c.feeds[stripe].from {
+		s.pushed |= bit // it would have been pushed, too
 	}
 	s.last = n.now
 	if pushed {
@@ -394,7 +397,7 @@ func (c *Channel) decode(s *slot) {
 	// come by itself is passed on when it comes, or when it is overdue.
 	s.decoded = true
 	pending, next := c.pending(s)
-	coming := shards(pending, s.b.Manifest()) &^ s.b.Have()
+	coming := c.coming(pending, s.b.Manifest()) &^ s.b.Have()
 	want := s.b.Manifest().DataMask()
 	if !c.source { // to which the rest comes by the pipe
 		want |= c.childrenWant(s.b) &^ coming

@@ -39,7 +39,9 @@ const (
 	// perFeed is what each further feed from one parent weighs against
 	// nearness; jitter keeps a crowd from choosing alike.
 	perFeed = 10 * time.Millisecond
-	jitter  = 20 * time.Millisecond
+	// full is what it weighs that a parent has no room: it may make some.
+	full   = 500 * time.Millisecond
+	jitter = 20 * time.Millisecond
 	// dialTime is how long a feed waits for a peer that is being dialled.
 	dialTime = time.Second
 	// joinTime is how long a newcomer tries to get all since the last random
@@ -137,16 +139,10 @@ func (c *Channel) hop(i int) int {
 	if c.group.receiving(c.node.now) {
 		return 1
 	}
-	if i == wire.FeedSecond {
-		i = wire.FeedManifest
+	if i < wire.FeedManifest {
+		return c.hopVia(i)
 	}
-	h := c.hopVia(i)
-	if i == wire.FeedManifest && c.feeds[wire.FeedSecond].from != nil {
-		if o := c.hopVia(wire.FeedSecond); h == wire.NoHop || o != wire.NoHop && o > h {
-			h = o
-		}
-	}
-	return h
+	return min(c.hopVia(wire.FeedManifest), c.hopVia(wire.FeedSecond))
 }
 
 func (c *Channel) hopVia(i int) int {
@@ -263,6 +259,10 @@ func (nb *neighbour) offers(i int) bool {
 // constraint is the hop that a parent of ours must stay below on a feed:
 // our own where somebody depends on us, so that no loop can close.
 func (c *Channel) constraint(i int) int {
+	if i == wire.FeedSecond && c.feeds[wire.FeedManifest].from != nil {
+		// From nobody who has it by way of us.
+		return c.hopVia(wire.FeedManifest) + 1
+	}
 	if !c.passesOn(i) {
 		return wire.NoHop
 	}
@@ -272,7 +272,7 @@ func (c *Channel) constraint(i int) int {
 			return wire.NoHop
 		}
 	}
-	return c.lastHop[i]
+	return c.lastHop[min(i, wire.FeedManifest)]
 }
 
 // passesOn reports whether somebody takes a feed from us.
@@ -364,7 +364,7 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 		}
 		score := nb.lagVia(i) + time.Duration(nb.gives)*perFeed + time.Duration(n.random.Int64N(int64(jitter)))
 		if nb.held.Slots == 0 {
-			score += 100 * time.Millisecond
+			score += full
 		}
 		if i >= wire.FeedManifest && (c.feeds[wire.FeedManifest].from == nb || c.feeds[wire.FeedSecond].from == nb) {
 			score += time.Second // the copies come on different ways where they can
@@ -389,7 +389,7 @@ func (c *Channel) take(i int, nb *neighbour) {
 	f := &c.feeds[i]
 	*f = feed{from: nb, since: c.node.now, first: c.resume(), latest: c.resume(), heard: f.heard}
 	nb.gives++
-	nb.changed = true
+	nb.change()
 }
 
 // drop gives feed i back.
@@ -397,7 +397,7 @@ func (c *Channel) drop(i int) {
 	f := &c.feeds[i]
 	for _, nb := range [2]*neighbour{f.from, f.next} {
 		if nb != nil {
-			nb.changed = true
+			nb.change()
 			nb.leftAt = c.node.now
 		}
 	}
@@ -421,7 +421,7 @@ func (c *Channel) leave(nb *neighbour) {
 			c.reassign = true
 		}
 	}
-	nb.changed = true
+	nb.change()
 	nb.leftAt = c.node.now
 }
 
@@ -458,12 +458,19 @@ func (c *Channel) improve(cands []*neighbour, most int) {
 	if crowded && (nb.gives+1 < c.feeds[worst].from.gives) || via+20*time.Millisecond+via/5 < c.lag(worst) {
 		c.feeds[worst].next = nb
 		nb.gives++
-		nb.changed = true
+		nb.change()
 	}
 }
 
+// change notes that nb is to be asked for something else than before.
+func (nb *neighbour) change() { nb.changed, nb.ch.changed = true, true }
+
 // resubscribe tells every neighbour whose feeds have changed.
 func (c *Channel) resubscribe() {
+	if !c.changed {
+		return
+	}
+	c.changed = false
 	for _, nb := range c.neighbours {
 		if !nb.changed {
 			continue
@@ -545,7 +552,9 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 	if nb.backfill {
 		nb.acked, nb.backfill = true, false
 		nb.asked = 0
-		nb.changed = c.feedsOf(nb) != 0
+		if c.feedsOf(nb) != 0 {
+			nb.change()
+		}
 		return
 	}
 	refused := nb.asked &^ m.Feeds
@@ -722,7 +731,7 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	case nb == f.from:
 	case nb == f.next:
 		// The new parent delivers: the old one is left.
-		f.from.changed = true
+		f.from.change()
 		f.from.leftAt = n.now
 
 		*f = feed{from: nb, granted: true, since: n.now, first: s.number, latest: s.number, passed: n.now, heard: f.heard}
@@ -748,7 +757,7 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	}
 	f.heard = n.now
 	if h := c.hop(i); h != wire.NoHop {
-		c.lastHop[i] = h
+		c.lastHop[min(i, wire.FeedManifest)] = h
 	}
 	if s.b == nil || s.number+2 < c.next {
 		return // late: a backlog, or a repair

@@ -29,6 +29,8 @@ const (
 	// and smallSwarm how many neighbours are no reason to be strict.
 	maxRoot    = 4
 	smallSwarm = 4
+	// demandLife is how long a source remembers that a feed was asked for.
+	demandLife = 10 * time.Second
 	// goneChild is how long a child may say nothing before it is pushed to
 	// no more: REPORT and STATE are due every half second.
 	goneChild = 1600 * time.Millisecond
@@ -46,6 +48,11 @@ func (nb *neighbour) onSubscribe(m *wire.Subscribe) {
 		return
 	}
 	nb.haveSerial, nb.subSerial = true, m.Serial
+	for i := range wire.Feeds {
+		if m.Feeds.Has(i) {
+			nb.ch.askedFor[i] = n.now
+		}
+	}
 	nb.uplink = m.Uplink
 	feeds, reason := wire.FeedMask(0), wire.GrantNotServed
 	if n.serves() {
@@ -137,17 +144,24 @@ func (c *Channel) reserve(i, held, quota int) float64 {
 	}
 	r := 0.0
 	if c.children.Has(i) {
-		wanted := wire.FeedMask(lowest(wire.AllStripes, min(block.Stripes, c.data()+1))) | wire.Manifest
-		for k := range wire.Feeds {
-			if (wanted &^ c.children).Has(k) {
-				r += c.feedCost(k)
-			}
-		}
+		r += c.cost(c.demand() &^ c.children)
 	}
 	if held >= quota && c.servers() > smallSwarm {
 		r += 2 * c.stripeRate()
 	}
 	return r
+}
+
+// demand is the set of feeds that a source keeps room for: the data and a
+// spare stripe, and what was asked for of late.
+func (c *Channel) demand() wire.FeedMask {
+	m := wire.FeedMask(lowest(wire.AllStripes, min(block.Stripes, c.data()+1))) | wire.Manifest
+	for i := range block.Stripes {
+		if at := c.askedFor[i]; at != 0 && c.node.now-at < demandLife {
+			m |= 1 << i
+		}
+	}
+	return m
 }
 
 // makeRoom takes a feed from a child for one that can do more with it.
@@ -182,6 +196,19 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 		}
 		if score := c.believe(o.uplink) - float64(over)*1000; victim == nil || score < least {
 			victim, least = o, score
+		}
+	}
+	if victim == nil && c.source && !c.children.Has(i) {
+		// One root for every feed before any has two.
+		for k := range block.Stripes {
+			if k == i || c.childrenOn(k) < 2 {
+				continue
+			}
+			for _, o := range c.neighbours {
+				if o != nb && o.push.mask.Has(k) && (victim == nil || c.believe(o.uplink) < least) {
+					victim, what, least = o, k, c.believe(o.uplink)
+				}
+			}
 		}
 	}
 	if victim == nil && !c.source && i < block.Stripes && c.hop(i) == 1 && c.childrenOn(i) < rootChildren {
@@ -264,7 +291,7 @@ func (c *Channel) offerRoots(nb *neighbour, asked wire.FeedMask, m *wire.Subscri
 	}
 	var offer wire.FeedMask
 	start := c.node.random.IntN(block.Stripes)
-	wanted := wire.FeedMask(lowest(wire.AllStripes, min(block.Stripes, c.data()+1)))
+	wanted := c.demand()
 	for _, unclaimed := range [2]bool{true, false} {
 		for k := 0; k < block.Stripes && most > 0; k++ {
 			i := (start + k) % block.Stripes

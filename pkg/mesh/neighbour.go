@@ -144,7 +144,7 @@ type askOnce struct {
 
 const (
 	// initialLoss is taken for the loss before any is known.
-	initialLoss = 0.01
+	initialLoss = 0.004
 )
 
 func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
@@ -203,9 +203,8 @@ func (c *Channel) lose(nb *neighbour) {
 		}
 	}
 	c.leave(nb)
-	if nb.push.mask != 0 {
-		c.countChildren()
-	}
+	nb.push.setMask(0, c.node.now)
+	c.countChildren()
 	if c.told == nb {
 		c.told = nil
 	}

@@ -135,6 +135,7 @@ type Node struct {
 	links     *link.Table
 	peers     map[*link.Link]*peer
 	order     []*peer // in the order they came: iteration must not depend on a map
+	talk      []*peer // that have messages to be sealed at the end of this call
 	channels  []*Channel
 	random    *mrand.Rand
 	bucket    bucket // upload cap
@@ -148,6 +149,7 @@ type Node struct {
 
 // peer is a link and the channels joined inside it.
 type peer struct {
+	node    *Node
 	link    *link.Link
 	addr    netip.AddrPort // as dialled, invalid if they dialled us
 	joined  []*neighbour
@@ -158,8 +160,8 @@ type peer struct {
 }
 
 // newPeer is a peer with no link yet; addr is invalid where they dialled us.
-func newPeer(addr netip.AddrPort) *peer {
-	return &peer{addr: addr, joins: fullAllowance(joinRate, joinBurst)}
+func (n *Node) newPeer(addr netip.AddrPort) *peer {
+	return &peer{node: n, addr: addr, joins: fullAllowance(joinRate, joinBurst)}
 }
 
 // Counters count since the start.
@@ -191,9 +193,10 @@ type Counters struct {
 const (
 	houseEvery    = 50 * time.Millisecond
 	stateEvery    = 500 * time.Millisecond
-	stateApart    = time.Second // to who neither gives nor takes
+	stateAgain    = 150 * time.Millisecond // a change, after the last
+	stateApart    = time.Second            // to who neither gives nor takes
 	stateIdle     = 250 * time.Millisecond
-	reportEvery   = 200 * time.Millisecond
+	reportEvery   = 250 * time.Millisecond
 	beaconEvery   = 250 * time.Millisecond
 	describeEvery = time.Second      // into a group
 	refreshEvery  = 10 * time.Second // the descriptor, to a child
@@ -291,7 +294,7 @@ func (n *Node) dial(c *Channel, to netip.AddrPort) *neighbour {
 
 // dialAnew begins a link whether there is one to that address or not.
 func (n *Node) dialAnew(c *Channel, to netip.AddrPort) *neighbour {
-	p := newPeer(to)
+	p := n.newPeer(to)
 	nb := n.neighbour(p, c)
 	nb.dialled, nb.joinAt = true, n.now
 	p.link = n.links.Dial(n.now, to, func(dst []byte) []byte {
@@ -400,11 +403,11 @@ func (n *Node) finish() {
 		}
 	}
 	n.pump()
-	for _, p := range n.order {
-		if len(p.control) > 0 {
-			n.sendControl(p)
-		}
+	for i := 0; i < len(n.talk); i++ {
+		n.sendControl(n.talk[i])
 	}
+	clear(n.talk)
+	n.talk = n.talk[:0]
 }
 
 func (n *Node) sendControl(p *peer) {
@@ -429,7 +432,12 @@ func (n *Node) sendControl(p *peer) {
 }
 
 // tell queues a message for a peer; it leaves at the end of this call.
-func (p *peer) tell(append func([]byte) []byte) { p.control = append(p.control) }
+func (p *peer) tell(add func([]byte) []byte) {
+	if len(p.control) == 0 {
+		p.node.talk = append(p.node.talk, p)
+	}
+	p.control = add(p.control)
+}
 
 // linkSide is what the link table sees of the node.
 type linkSide Node
@@ -448,7 +456,7 @@ func (s *linkSide) Established(l *link.Link) {
 	n := (*Node)(s)
 	p := n.peers[l]
 	if p == nil {
-		p = newPeer(netip.AddrPort{})
+		p = n.newPeer(netip.AddrPort{})
 		p.link = l
 		n.peers[l] = p
 		n.order = append(n.order, p)

@@ -51,18 +51,22 @@ const (
 // pusher is what one child (or the group) is owed: for each block from base
 // on, which shards it wants and which it has been sent.
 type pusher struct {
-	owner   *neighbour // nil for the group
-	head    [wire.TagSize]byte
-	mask    wire.FeedMask
-	half    bool // of the highest stripe only the first row
-	since   Time // when the mask last grew
-	backlog block.Number
-	offered block.Number // one past the newest block that was ever owed by subscription
-	base    block.Number
-	owed    []debt // owed[i] is for block base+i
-	pending int    // debts that are not empty
+	owner     *neighbour // nil for the group
+	head      [wire.TagSize]byte
+	mask      wire.FeedMask
+	half      bool // of the highest stripe only the first row
+	since     Time // when the mask last grew
+	backlog   block.Number
+	offered   block.Number // one past the newest block that was ever owed by subscription
+	base      block.Number
+	owed      []debt // owed[i] is for block base+i
+	pending   int    // debts that are not empty
+	manifests int    // manifests of current blocks that have not gone out
 
 	behind bool // still catches up
+	asked  bool // is owed what it requested
+	listed bool // among the channel's debtors
+	first  bool // has not had more than its share
 	credit float64
 	share  float64 // what it may still be sent before others that had less
 	shared Time
@@ -103,7 +107,7 @@ func (p *pusher) setTag(t wire.Tag) { binary.BigEndian.PutUint64(p.head[:], uint
 
 func (p *pusher) clear() {
 	p.owed = p.owed[:0]
-	p.pending = 0
+	p.pending, p.manifests = 0, 0
 }
 
 // restart begins at a block of a new run.
@@ -182,14 +186,25 @@ func (d *debt) empty() bool {
 func (p *pusher) owe(d *debt, shards uint64) {
 	if was := d.empty(); shards != 0 && was {
 		p.pending++
+		p.list()
 	}
 	d.want |= shards
+}
+
+// list puts a child among the debtors.
+func (p *pusher) list() {
+	if p.owner != nil && !p.listed {
+		p.listed = true
+		p.owner.ch.debtors = append(p.owner.ch.debtors, p)
+	}
 }
 
 func (p *pusher) oweManifest(d *debt, flag uint8) {
 	if d.empty() {
 		p.pending++
+		p.list()
 	}
+	p.manifests++ // a hint: pumpManifests looks
 	d.manifest |= flag
 }
 
@@ -293,32 +308,66 @@ func (n *Node) pump() {
 	n.pumpAt = Never
 	n.bucket.refill(n.now)
 	for _, c := range n.channels {
-		k := len(c.neighbours)
 		if c.group.sending && c.group.push.pending > 0 {
 			for _, what := range [3]debtClass{current, backlog, requested} {
 				c.pump(&c.group.push, what)
 			}
 		}
-		// What is new comes first, to those before others who have not had
-		// more than their share; then what newcomers have to catch up with,
-		// then what was requested: neither must hold up a picture.
-		for pass := range 4 {
-			for i := range k {
-				p := &c.neighbours[(i+n.rotate)%k].push
-				switch {
-				case p.pending == 0:
-				case pass >= 2:
-					c.pump(p, debtClass(pass-1))
-				case p.modest(n.now) == (pass == 0):
-					c.pump(p, current)
-				}
-			}
-		}
+		c.pumpChildren()
 	}
 	if n.pumpAt == Never || n.bucket.open() {
 		n.heldSince = n.now
 	}
 	n.rotate++
+}
+
+// pumpChildren sends what children are owed. Manifests come before all:
+// without them shards are worth nothing. Then what is new, to those first who
+// have not had more than their share; then what newcomers have to catch up
+// with, then what was requested: neither must hold up a picture.
+func (c *Channel) pumpChildren() {
+	n := c.node
+	k := 0
+	for _, p := range c.debtors {
+		if p.listed = p.pending > 0; p.listed {
+			c.debtors[k] = p
+			k++
+		}
+	}
+	clear(c.debtors[k:])
+	c.debtors = c.debtors[:k]
+	if k == 0 || !n.bucket.open() {
+		if k > 0 {
+			n.pumpAt = min(n.pumpAt, n.now+max(n.bucket.wait(), time.Millisecond))
+		}
+		return
+	}
+	behind, asked := false, false
+	for _, p := range c.debtors {
+		if p.manifests > 0 {
+			c.pumpManifests(p)
+		}
+		p.first = p.modest(n.now)
+		behind = behind || p.behind
+		asked = asked || p.asked
+	}
+	for _, first := range [2]bool{true, false} {
+		for i := range k {
+			if p := c.debtors[(i+n.rotate)%k]; p.first == first {
+				c.pump(p, current)
+			}
+		}
+	}
+	for i := range k {
+		if p := c.debtors[(i+n.rotate)%k]; behind && p.behind {
+			c.pump(p, backlog)
+		}
+	}
+	for i := range k {
+		if p := c.debtors[(i+n.rotate)%k]; asked && p.asked {
+			c.pump(p, requested)
+		}
+	}
 }
 
 // debtClass is in which order what is owed goes out.
@@ -371,8 +420,15 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 	case backlog:
 		to = split
 		p.behind = false
+	case requested:
+		p.asked = false
 	}
-	for i := from; i < to && p.credit > 0 && n.bucket.open(); i++ {
+	for i := from; i < to; i++ {
+		if p.credit <= 0 || !n.bucket.open() {
+			p.behind = p.behind || what == backlog
+			p.asked = p.asked || what == requested
+			break
+		}
 		d := &p.owed[i]
 		if d.empty() {
 			continue
@@ -383,6 +439,8 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 			p.pending--
 		} else if what == backlog {
 			p.behind = true
+		} else if d.asked != 0 || d.manifest&manifestAsked != 0 {
+			p.asked = true
 		}
 	}
 	if mark.index != 255 {
@@ -395,6 +453,32 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 	if p.pending > 0 {
 		wait := time.Duration((burst*quantumFill - p.credit) / speed * float64(time.Second))
 		n.pumpAt = min(n.pumpAt, n.now+max(wait, n.bucket.wait(), time.Millisecond))
+	}
+}
+
+// pumpManifests sends the manifests of current blocks.
+func (c *Channel) pumpManifests(p *pusher) {
+	n := c.node
+	p.manifests = 0
+	for i := len(p.owed) - 1; i >= 0 && p.base+block.Number(i) >= p.backlog; i-- {
+		d := &p.owed[i]
+		if d.manifest&(manifestWanted|manifestAsked) != manifestWanted {
+			if beyond(c.next, p.base+block.Number(i), 8) {
+				break
+			}
+			continue
+		}
+		if !n.bucket.open() {
+			p.manifests++
+			return
+		}
+		if s := c.slot(p.base + block.Number(i)); s != nil && s.b != nil {
+			c.sendOne(p, s.b.ManifestDatagram())
+			d.manifest = d.manifest&^manifestWanted | manifestSent
+			if d.empty() {
+				p.pending--
+			}
+		}
 	}
 }
 
@@ -564,6 +648,7 @@ func (nb *neighbour) resend(s *slot, want uint64, manifest bool) {
 	have := want & s.b.Have()
 	d.again |= d.sent & have
 	d.asked |= have &^ d.want
+	nb.push.asked = true
 	d.askedAt = nb.ch.node.now
 	d.sent &^= have
 	for i := range nb.push.nbatch {

@@ -14,7 +14,7 @@ const (
 	reorderSlack = 10 * time.Millisecond
 	// quiet is how much later than usual a feed may bring a block before it
 	// is asked about, where nothing later has come.
-	quiet = 40 * time.Millisecond
+	quiet = 80 * time.Millisecond
 	// backlogQuiet is how long a backlog may stand still.
 	backlogQuiet = 300 * time.Millisecond
 	// maxWait bounds how far requests for one block grow apart.
@@ -109,6 +109,18 @@ func (c *Channel) pending(s *slot) (m wire.FeedMask, next Time) {
 	return m, next
 }
 
+// coming is the set of shards that feeds bring of a block: of the one that is
+// spare perhaps the first row only.
+func (c *Channel) coming(feeds wire.FeedMask, m *block.Manifest) uint64 {
+	w := shards(feeds, m)
+	if c.half && m.Rows > 1 {
+		if top := highest(c.taken()); top >= 0 && feeds.Has(top) && c.feeds[top].from.askedHalf {
+			w &^= block.StripeMask(1<<top) &^ (1<<block.Stripes - 1)
+		}
+	}
+	return w
+}
+
 // due is when to look at a block that cannot be decoded: now, if what may
 // still come will not do.
 func (c *Channel) due(s *slot) Time {
@@ -123,7 +135,7 @@ func (c *Channel) due(s *slot) Time {
 		return next
 	}
 	f := s.b.Manifest()
-	if bits.OnesCount64(s.b.Have()|shards(m, f)) >= f.DataShards() {
+	if bits.OnesCount64(s.b.Have()|c.coming(m, f)) >= f.DataShards() {
 		return next
 	}
 	return s.askAt
@@ -174,7 +186,7 @@ func (c *Channel) regenerate() {
 			continue
 		}
 		m, next := c.pending(s)
-		still := shards(m, s.b.Manifest())
+		still := c.coming(m, s.b.Manifest())
 		if over := s.held &^ still; over != 0 {
 			s.held &= still
 			c.offer(s, over)
@@ -218,9 +230,9 @@ func (c *Channel) ask(s *slot) bool {
 		need = block.MaxShards
 	} else {
 		f := s.b.Manifest()
-		missing = f.AllMask() &^ s.b.Have() &^ shards(pending, f)
+		missing = f.AllMask() &^ s.b.Have() &^ c.coming(pending, f)
 		data = missing & f.DataMask()
-		need = s.b.Missing() - bits.OnesCount64(shards(pending, f)&^s.b.Have())
+		need = s.b.Missing() - bits.OnesCount64(c.coming(pending, f)&^s.b.Have())
 		need += (need + 7) / 8
 	}
 	servers := c.servers3(s)
@@ -464,13 +476,10 @@ func (c *Channel) sample(s *slot) {
 	live := c.live()
 	for i := range block.Stripes {
 		f := &c.feeds[i]
-		if !f.expected(s.number) || !live.Has(i) || s.first < f.since {
+		if !f.expected(s.number) || !live.Has(i) || s.first < f.since || s.number < f.joint+recent {
 			continue
 		}
-		mask := shards(1<<i, m)
-		if f.from.askedHalf && highest(f.from.asked) == i {
-			mask &= 1<<block.Stripes - 1
-		}
+		mask := c.coming(1<<i, m)
 		e, g := bits.OnesCount64(mask), bits.OnesCount64(s.pushed&mask)
 		expected += e
 		got += g
@@ -506,27 +515,39 @@ func (c *Channel) setMargin() {
 	}
 	c.wanted = min(block.Stripes, c.data()+spare)
 	c.second = c.loss > 0.005
-	c.half = false
+	c.half = c.loss < 0.003
 }
 
 // settleFeeds is the end of every call: feeds without a parent get one, what
 // was assigned is asked for, and a change of what we hold is told.
 func (c *Channel) settleFeeds() {
-	n := c.node
 	if c.reassign {
 		c.reassign = false
 		c.assign()
 	}
 	c.resubscribe()
-	if c.liveChanged && n.now-c.saidAt >= 40*time.Millisecond {
+	if c.liveChanged {
 		c.liveChanged = false
-		if live := c.live(); live != c.saidLive {
-			c.saidLive, c.saidAt = live, n.now
-			for _, nb := range c.neighbours {
-				if nb.joined && nb.peer.link.Established() {
-					nb.sayState()
-				}
-			}
+		c.sayChange()
+	}
+}
+
+// sayChange tells those whom it concerns that feeds have come to life or died:
+// who lacks the one, and who depends on the other.
+func (c *Channel) sayChange() {
+	n := c.node
+	live := c.live()
+	born, died := live&^c.saidLive, c.saidLive&^live
+	if born|died == 0 {
+		return
+	}
+	c.saidLive = live
+	for _, nb := range c.neighbours {
+		if !nb.joined || !nb.peer.link.Established() || n.now-nb.saidState < stateAgain {
+			continue
+		}
+		if born&^nb.held.Live&^nb.push.mask != 0 || died&nb.push.mask != 0 {
+			nb.sayState()
 		}
 	}
 }
@@ -543,7 +564,7 @@ func (c *Channel) housekeep() {
 	n := c.node
 	for k := max(c.oldest, c.next-min(c.next, 16)); k < c.next; k++ {
 		// Late enough for what others had to make anew.
-		if s := c.slot(k); s != nil && !s.sampled && (beyond(c.next, k, 4) || n.now-s.last > 500*time.Millisecond) {
+		if s := c.slot(k); s != nil && !s.sampled && (beyond(c.next, k, 8) || n.now-s.first > time.Second) {
 			c.sample(s)
 		}
 	}
@@ -598,7 +619,7 @@ func (c *Channel) housekeep() {
 		if n.now-nb.saidState >= every || nb.push.mask != 0 && nb.push.pending == 0 && n.now-max(nb.push.last, nb.saidState) >= stateIdle {
 			nb.sayState()
 		}
-		if nb.rxDatagrams != nb.reported && n.now-nb.saidReport >= reportEvery {
+		if nb.rxDatagrams != nb.reported && n.now-nb.saidReport >= reportEvery && (nb.saidState == n.now || n.now-nb.saidReport >= 2*reportEvery) {
 			nb.saidReport, nb.reported = n.now, nb.rxDatagrams
 			nb.peer.tell((&wire.Report{
 				Channel: c.tag, Datagrams: uint32(nb.rxDatagrams), Kilobytes: uint32(nb.rxBytes / 1000),
