@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"testing"
 	"time"
@@ -114,6 +115,44 @@ func TestWhatIsNotLiveHasNoNewHop(t *testing.T) {
 	}{{1, 4, 5}, {0, 0, 5}, {1, 6, 7}} {
 		if state(x.live, x.say); c.hop(0) != x.want {
 			t.Errorf("live %b at hop %d: we are at hop %d, want %d", x.live, x.say, c.hop(0), x.want)
+		}
+	}
+}
+
+func TestABacklogIsSentToWhoWantsNothingElse(t *testing.T) {
+	w, source, vs := crowd(t, 1, 10*time.Millisecond, 10)
+	v := vs[0]
+	v.ch.waitUntil = Never // it asks for no feeds
+	w.run(10 * time.Second)
+	nb, c := source.ch.neighbours[0], source.ch
+	m := wire.Subscribe{Channel: c.tag, Serial: 1, Feeds: wire.AllFeeds &^ wire.Second, BackfillOnly: true, Run: c.run, First: wire.FromRAP}
+	for i := range m.Hop {
+		m.Hop[i] = wire.NoHop
+	}
+	nb.onSubscribe(&m)
+	v.ch.neighbours[0].filling = Never // as if it had asked
+	rap := c.rap
+	source.node.Flush(w.now)
+	source.wake()
+	w.run(12 * time.Second)
+	if _, ok := v.blocks[rap]; !ok || nb.push.mask != 0 {
+		t.Errorf("of the backlog since block %d %d blocks have come; it is pushed %b", rap, len(v.blocks), nb.push.mask)
+	}
+}
+
+// The stripe that its child wants half of may be refused: no other is halved.
+func TestOnlyTheStripeThatWasNamedIsHalved(t *testing.T) {
+	w, source, _ := crowd(t, 1, 10*time.Millisecond, 5)
+	w.run(4 * time.Second)
+	p := &source.ch.neighbours[0].push
+	s := source.ch.slot(source.ch.next - 1)
+	for _, x := range []struct {
+		granted wire.FeedMask
+		want    int
+	}{{1<<3 | 1<<12, 3}, {1 << 3, 2}, {1 << 12, 1}} {
+		p.subscribe(&wire.Subscribe{Feeds: 1<<3 | 1<<12, Half: true, First: wire.FromNext}, x.granted)
+		if got := bits.OnesCount64(p.wanted(s.b.Manifest())); got != x.want {
+			t.Errorf("%b: %d shards a block, want %d", x.granted, got, x.want)
 		}
 	}
 }

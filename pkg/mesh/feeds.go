@@ -472,11 +472,12 @@ func (c *Channel) resubscribe() {
 	}
 	c.changed = false
 	for _, nb := range c.neighbours {
-		if !nb.changed {
+		if !nb.changed && (nb.asked == 0 || nb.askedHalf == c.halfOf(nb.asked)) {
 			continue
 		}
 		if !nb.joined || !nb.peer.link.Established() {
-			continue // JOIN carries it
+			c.changed = c.changed || nb.changed
+			continue // JOIN carries it, or it waits for JOINED
 		}
 		nb.changed = false
 		m := c.feedsOf(nb)
@@ -535,6 +536,7 @@ func (nb *neighbour) appendSubscribe(dst []byte) []byte {
 		}
 	}
 	if nb.backfill {
+		nb.filling = n.now + joinTime
 		m.Feeds = wire.AllFeeds &^ wire.Second
 		m.First = wire.FromRAP
 	}
@@ -781,7 +783,7 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 // UNSUBSCRIBE was lost.
 func (c *Channel) stray(nb *neighbour) {
 	n := c.node
-	if n.now-max(nb.leftAt, nb.strayAt, nb.askedAt) < nb.rtt()+200*time.Millisecond {
+	if n.now < nb.filling || n.now-max(nb.leftAt, nb.strayAt, nb.askedAt) < nb.rtt()+200*time.Millisecond {
 		return
 	}
 	nb.strayAt = n.now

@@ -62,7 +62,7 @@ func (nb *neighbour) onSubscribe(m *wire.Subscribe) {
 	nb.push.subscribe(m, feeds)
 	nb.reason = reason
 	if m.BackfillOnly {
-		nb.push.setMask(0, n.now)
+		nb.push.mask = 0 // and what is owed stays owed
 	}
 	nb.ch.countChildren()
 	nb.answer(feeds, reason, refused)

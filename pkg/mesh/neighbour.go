@@ -34,6 +34,7 @@ type neighbour struct {
 	acked       bool
 	changed     bool // what was assigned to it is not what it was asked for
 	backfill    bool // only the backlog
+	filling     Time // until then it may push a backlog that was asked for
 	gives       int  // feeds assigned to it, while parents are chosen
 	delivered   bool // has pushed something verified
 	empty       int  // times that it granted and delivered nothing
