@@ -49,10 +49,12 @@ type contact struct {
 // exchanges reports whether we tell others of peers and let ourselves be told.
 func (n *Node) exchanges() bool { return !n.cfg.NoExchange }
 
-// dialable reports whether an address that somebody named may be dialled.
-func dialable(a netip.AddrPort) bool {
+// dialable reports whether an address that somebody named may be dialled:
+// this machine only where he is on it.
+func dialable(a netip.AddrPort, by netip.AddrPort) bool {
 	ip := a.Addr()
-	return a.Port() != 0 && ip.Is6() && !ip.Is4In6() && !ip.IsMulticast() && !ip.IsUnspecified() && !ip.IsLinkLocalUnicast()
+	return a.Port() != 0 && ip.Is6() && !ip.Is4In6() && !ip.IsMulticast() && !ip.IsUnspecified() && !ip.IsLinkLocalUnicast() &&
+		(!ip.IsLoopback() || by.Addr().IsLoopback())
 }
 
 // onPeers remembers whom a neighbour names.
@@ -62,7 +64,7 @@ func (nb *neighbour) onPeers(m *wire.Peers) {
 		return
 	}
 	for _, p := range m.Peers[:m.N] {
-		if dialable(p.Addr) && !n.linked(p.Addr) {
+		if dialable(p.Addr, nb.peer.link.Addr()) && !n.linked(p.Addr) {
 			c.know(p.Addr, nb, p.Good)
 		}
 	}
@@ -188,7 +190,7 @@ func (c *Channel) namePeers(nb *neighbour, most int) {
 			o := c.neighbours[(start+j)%len(c.neighbours)]
 			good := o.delivered && o.held.Slots > 0
 			if o == nb || good != want || !o.joined || !o.serves || o.denied > 0 || !o.peer.link.Established() ||
-				n.now-o.peer.link.Heard() > mute || m.N >= most || !dialable(o.peer.link.Addr()) {
+				n.now-o.peer.link.Heard() > mute || m.N >= most || !dialable(o.peer.link.Addr(), nb.peer.link.Addr()) {
 				continue
 			}
 			m.Peers[m.N] = wire.Peer{Addr: o.peer.link.Addr(), Free: o.held.Slots > 0, Good: o.delivered}

@@ -156,3 +156,25 @@ func TestOnlyTheStripeThatWasNamedIsHalved(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsDialledBecauseOthersSaySo(t *testing.T) {
+	for _, x := range []struct {
+		addr, by string
+		want     bool
+	}{
+		{"[2001:db8::1]:6466", "[2001:db8::2]:6466", true},
+		{"[fd00::1]:6466", "[2001:db8::2]:6466", true},
+		{"[::1]:6466", "[::1]:6467", true},
+		{"[::1]:6466", "[2001:db8::2]:6466", false},
+		{"[2001:db8::1]:0", "[2001:db8::2]:6466", false},
+		{"[fe80::1]:6466", "[fe80::2]:6466", false},
+		{"[ff02::1]:6466", "[2001:db8::2]:6466", false},
+		{"[::]:6466", "[2001:db8::2]:6466", false},
+		{"[::ffff:192.0.2.1]:6466", "[2001:db8::2]:6466", false},
+		{"192.0.2.1:6466", "[2001:db8::2]:6466", false},
+	} {
+		if got := dialable(netip.MustParseAddrPort(x.addr), netip.MustParseAddrPort(x.by)); got != x.want {
+			t.Errorf("%s, named by %s: %v", x.addr, x.by, got)
+		}
+	}
+}

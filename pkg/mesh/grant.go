@@ -506,7 +506,7 @@ func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds wire.FeedMask) 
 		}
 		return
 	}
-	if feeds == 0 || !n.exchanges() || !dialable(to) || !c.redirects.take(n.now) {
+	if feeds == 0 || !n.exchanges() || !dialable(to, by.peer.link.Addr()) || !c.redirects.take(n.now) {
 		return
 	}
 	nb := n.dial(c, to)
