@@ -29,7 +29,7 @@ const defaultPatience = 30 * time.Second
 type options struct {
 	peers     []string
 	listen    string
-	upload    cli.BitRate
+	upload    cli.Upload
 	multicast cli.Multicast
 	output    string
 	dir       string
@@ -41,7 +41,7 @@ type options struct {
 }
 
 func newCommand(app *cli.App) *cobra.Command {
-	o := options{upload: -1, patience: cli.Duration(defaultPatience)}
+	o := options{upload: cli.ViewerUpload(), patience: cli.Duration(defaultPatience)}
 	cmd := &cobra.Command{
 		Use:   "record CHANNEL",
 		Short: "Write a channel to a file, patiently",
@@ -75,8 +75,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.Lookup("timeout").DefValue = ""
 	f.StringArrayVar(&o.peers, "peer", nil, "connect to `[ADDR]:PORT`, besides the URI's peers (repeatable)")
 	f.StringVar(&o.listen, "listen", "[::]:0", "listen on `[ADDR]:PORT`; port 0 takes a free one")
-	f.Var(&o.upload, "upload", "send at most `RATE` in all, headers included (8M); 0 serves nobody")
-	f.Lookup("upload").DefValue = "no cap"
+	o.upload.AddFlags(f)
 	o.multicast.AddFlags(f, "take the channel from its multicast group on `IFACE`; peers repair what is lost")
 	o.stats.AddFlags(f)
 }
@@ -106,6 +105,7 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 		return errors.Join(err, ignoreEmpty(e))
 	}
 	app.Log.Info("recording to " + file.Part())
+	o.upload.Say(app.Log)
 	stop, err := o.stats.Start(app, r.snapshot)
 	if err != nil {
 		r.tuner.Close()
@@ -118,7 +118,7 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 
 func (o *options) node(ctx context.Context, app *cli.App, uri channel.URI) (cfg node.Config, err error) {
 	cfg = node.Config{
-		Channel: uri.ID, Upload: int64(o.upload), Logger: app.Log,
+		Channel: uri.ID, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), Logger: app.Log,
 		Patience: time.Duration(o.patience), KeepBytes: maxHeld,
 	}
 	if cfg.Listen, err = cli.ParseListen(o.listen); err != nil {

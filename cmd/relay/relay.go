@@ -25,7 +25,7 @@ type options struct {
 	source    string
 	peers     []string
 	listen    string
-	upload    cli.BitRate
+	upload    cli.Upload
 	multicast cli.Multicast
 	stdout    bool
 	timeout   cli.Duration
@@ -35,7 +35,7 @@ type options struct {
 }
 
 func newCommand(app *cli.App) *cobra.Command {
-	o := options{upload: -1, linger: cli.Duration(5 * time.Second), keep: 24 << 20}
+	o := options{upload: cli.RelayUpload(), linger: cli.Duration(5 * time.Second), keep: 24 << 20}
 	cmd := &cobra.Command{
 		Use:   "relay [CHANNEL]",
 		Short: "Spread a channel over IPv6: to peers by unicast, to a network by multicast",
@@ -62,8 +62,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.source, "source", "", "read the block stream from `PATH`: a FIFO (made if missing), a Unix socket, a file,\nor unix:PATH to listen on a Unix socket; FIFOs and sockets outlive ingest")
 	f.StringArrayVar(&o.peers, "peer", nil, "connect to `[ADDR]:PORT` (repeatable)")
 	f.StringVar(&o.listen, "listen", "[::]:0", "listen on `[ADDR]:PORT`; port 0 takes a free one")
-	f.Var(&o.upload, "upload", "send at most `RATE` in all, headers included (8M); 0 serves nobody")
-	f.Lookup("upload").DefValue = "no cap"
+	o.upload.AddFlags(f)
 	o.multicast.AddFlags(f, "feed the channel's multicast group out of `IFACE`")
 	f.BoolVar(&o.stdout, "stdout", false, "pass the block stream on to stdout")
 	f.Var(&o.timeout, "timeout", "give up with exit status 3 when no block has come for `TIME` (default: never)")
@@ -99,7 +98,7 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 	if err != nil {
 		return err
 	}
-	cfg := node.Config{Listen: listen, Upload: int64(o.upload), KeepBytes: int(o.keep), Logger: app.Log}
+	cfg := node.Config{Listen: listen, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), KeepBytes: int(o.keep), Logger: app.Log}
 	var uri channel.URI
 	if len(args) == 1 {
 		if o.source != "" {
@@ -136,6 +135,7 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 	}
 	defer r.node.Close()
 	app.Log.Info("listening on " + r.node.Addr().String())
+	o.upload.Say(app.Log)
 	if s := r.node.Socket(); s.ReceiveBuffer < 1<<20 {
 		app.Log.Warn(fmt.Sprintf("the system grants a receive buffer of %d kB only: bursts may be lost (sysctl net.core.rmem_max)", s.ReceiveBuffer>>10))
 	}

@@ -22,7 +22,7 @@ import (
 type options struct {
 	peers     []string
 	listen    string
-	upload    cli.BitRate
+	upload    cli.Upload
 	multicast cli.Multicast
 	latency   cli.Duration
 	player    string
@@ -34,7 +34,7 @@ type options struct {
 }
 
 func newCommand(app *cli.App) *cobra.Command {
-	o := options{upload: -1, latency: cli.Duration(play.DefaultLatency)}
+	o := options{upload: cli.ViewerUpload(), latency: cli.Duration(play.DefaultLatency)}
 	cmd := &cobra.Command{
 		Use:   "watch CHANNEL",
 		Short: "Play a channel: the transport stream on stdout, or in a player",
@@ -79,8 +79,7 @@ func theOther(arg string) string {
 func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.peers, "peer", nil, "connect to `[ADDR]:PORT`, besides the URI's peers (repeatable)")
 	f.StringVar(&o.listen, "listen", "[::]:0", "listen on `[ADDR]:PORT`; port 0 takes a free one")
-	f.Var(&o.upload, "upload", "send at most `RATE` in all, headers included (8M); 0 serves nobody")
-	f.Lookup("upload").DefValue = "no cap"
+	o.upload.AddFlags(f)
 	o.multicast.AddFlags(f, "take the channel from its multicast group on `IFACE`; peers repair what is lost")
 	f.Var(&o.latency, "latency", "wait `TIME` for what is missing, counted from when it should have come")
 	f.StringVar(&o.player, "player", "", "play with `COMMAND`: mpv, vlc, ffplay, or a shell command that reads stdin")
@@ -124,6 +123,7 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 		return err
 	}
 	defer v.tuner.Close()
+	o.upload.Say(app.Log)
 	stop, err := o.stats.Start(app, v.snapshot)
 	if err != nil {
 		return err
@@ -164,7 +164,7 @@ func (o *options) node(ctx context.Context, app *cli.App, arg string) (cfg node.
 	if uri, err = channel.ParseArg(arg); err != nil {
 		return cfg, uri, cli.Usagef("%w%s", err, theOther(arg))
 	}
-	cfg = node.Config{Channel: uri.ID, Upload: int64(o.upload), Patience: time.Duration(o.latency) + askOn, Logger: app.Log}
+	cfg = node.Config{Channel: uri.ID, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), Patience: time.Duration(o.latency) + askOn, Logger: app.Log}
 	if cfg.Listen, err = cli.ParseListen(o.listen); err != nil {
 		return cfg, uri, err
 	}

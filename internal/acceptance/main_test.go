@@ -82,6 +82,7 @@ var (
 		"-program program_num=1:title=one:st=0:st=1 -program program_num=2:title=two:st=2:st=3 -muxrate 1.6M"}
 	clipRadio = clip{"radio", "-t 8 -map 1:a -c:a mp2 -b:a 128k"}
 	clip1M    = clip{"1M", "-t 9 -c:v libx264 -preset ultrafast -g 25 -b:v 650k -maxrate 650k -bufsize 325k -c:a mp2 -b:a 64k -muxrate 1M"}
+	clip2M    = clip{"2M", "-t 10 -c:v libx264 -preset ultrafast -g 50 -b:v 1500k -maxrate 1500k -bufsize 500k -c:a mp2 -b:a 64k -muxrate 2M"}
 	clip8M    = clip{"8M", "-t 7 -c:v mpeg2video -g 25 -b:v 7M -minrate 7M -maxrate 7M -bufsize 2M -c:a mp2 -b:a 64k -muxrate 8M"}
 	clip24M   = clip{"24M", "-t 4 -c:v mpeg2video -g 12 -b:v 20M -minrate 20M -maxrate 20M -bufsize 4M -c:a mp2 -b:a 64k -muxrate 24M"}
 )

@@ -28,8 +28,9 @@ var below = map[string][]string{
 	"block":   {"channel", "ts"},
 	"wire":    {"block", "channel"},
 	"link":    {"wire", "channel"},
-	"mesh":    {"link", "wire", "block", "channel"},
-	"node":    {"mesh", "link", "wire", "udp", "block", "channel"},
+	"pace":    {"wire", "block"},
+	"mesh":    {"link", "pace", "wire", "block", "channel"},
+	"node":    {"mesh", "pace", "link", "wire", "udp", "block", "channel"},
 	"input":   {"udp", "ts"},
 	"source":  {"block", "channel"},
 	"play":    {"node", "mesh", "block", "channel", "ts"},
@@ -37,7 +38,7 @@ var below = map[string][]string{
 }
 
 // sansIO rooms take time and datagrams as arguments.
-var sansIO = []string{"ts", "block", "wire", "link", "mesh"}
+var sansIO = []string{"ts", "block", "wire", "link", "pace", "mesh"}
 
 // simulator says which rooms the rooms of internal/sim may import beside the standard library. The world knows nothing of
 // sockets, and runs the engine that everybody runs: no other implementation of it, and nothing that tells the engine so.

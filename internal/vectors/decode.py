@@ -318,7 +318,7 @@ MESSAGES = {
     0x16: ("STATE", "4s" + STATE[0] + HOLDINGS[0], f"channel {STATE[1]} {HOLDINGS[1]}"),
     0x17: ("REQUEST", BLOCK[0] + "B8s", BLOCK[1] + " flags shards"),
     0x18: ("REFUSE", BLOCK[0] + "B", BLOCK[1] + " reason"),
-    0x19: ("REPORT", "4sIIIBIH", "channel datagrams kilobytes number index arrival loss"),
+    0x19: ("REPORT", "4sIIIBIHB", "channel datagrams kilobytes number index arrival loss earlier"),  # and earlier shards
     0x1A: ("PEERS", "4sB", "channel peers"),  # and peers
     0x1D: ("AUDIT", "4sB16sH", "channel feed addr port"),
     0x1E: ("VERDICT", "4sBB16sH", "channel feed flags addr port"),
@@ -331,7 +331,7 @@ FLAGS = {
     "VERDICT": ("passes",),
 }
 FEEDS = 18
-MAX_REDIRECTS, MAX_PEERS = 4, 8
+MAX_REDIRECTS, MAX_PEERS, MAX_EARLIER = 4, 8, 8
 
 
 def fields_of(layout, names, b):
@@ -384,6 +384,10 @@ def read_body(kind, body):
         for r in f["redirects"]:
             known_feeds(r, "feeds")
             join_address(r, "addr")
+    if name == "REPORT":
+        n = f["earlier"]
+        entries, rest = take(rest, 4 * n)
+        f["earlier"] = [fields_of("BBH", "back index before", entries[4 * k :]) for k in range(min(n, MAX_EARLIER))]
     if name == "PEERS":
         n = f["peers"]
         entries, rest = take(rest, 19 * n)

@@ -1,52 +1,51 @@
 package mesh
 
-import "time"
+import (
+	"time"
 
-// bucket caps what a node sends: a token bucket that may go into debt, so
-// that control messages are never held back but are paid for all the same.
-type bucket struct {
-	rate   float64 // bytes a second; negative: no cap
-	credit float64
-	last   Time
-}
-
-const (
-	// bucketDepth is how much of the cap may leave in one go.
-	bucketDepth = 20 * time.Millisecond
-	// bucketDebt is how long control messages beyond the cap are paid for:
-	// who makes us say much must not silence us for longer.
-	bucketDebt = time.Second
+	"github.com/sixcast/sixcast/pkg/pace"
 )
 
-func (b *bucket) init(bits int64) { b.rate = float64(bits) / 8 }
+// bucket is what the node may send: --upload, which nothing exceeds, and what
+// the uplink was found to take (package pace). Control messages are never held
+// back but paid for all the same.
+type bucket struct{ pace.Uplink }
 
-func (b *bucket) refill(now Time) {
-	if b.rate < 0 {
-		return
+// init sets the cap, negative for none, and what is believed at first, 0 for
+// no idea; bit/s.
+func (b *bucket) init(cap, first int64) {
+	r := pace.NoCap
+	if cap >= 0 {
+		r = pace.Rate(cap) / 8
 	}
-	b.credit = min(b.credit+b.rate*(now-b.last).Seconds(), max(b.rate*bucketDepth.Seconds(), 4*1280))
-	b.last = now
+	b.Init(r)
+	if first > 0 {
+		b.Start(pace.Rate(first) / 8)
+	}
 }
 
-// spend takes bytes, into debt if need be.
-func (b *bucket) spend(now Time, bytes int) {
-	if b.rate < 0 {
-		return
+func (b *bucket) refill(now Time) { b.Refill(now) }
+
+func (b *bucket) spend(now Time, bytes int) { b.Spend(now, bytes) }
+
+// open reports whether something may be sent to a child now.
+func (b *bucket) open() bool { return b.Open() }
+
+// wait is how long it takes until it is worth while to send to a child.
+func (b *bucket) wait() time.Duration { return b.Wait() }
+
+// open reports whether p may be sent something now.
+func (n *Node) open(p *pusher) bool {
+	if p.owner == nil {
+		return n.bucket.OpenGroup()
 	}
-	b.refill(now)
-	b.credit = max(b.credit-float64(bytes), -b.rate*bucketDebt.Seconds())
+	return n.bucket.open()
 }
 
-// open reports whether something may be sent now.
-func (b *bucket) open() bool { return b.rate < 0 || b.credit > 0 }
-
-// wait is how long it takes until something may be sent.
-func (b *bucket) wait() time.Duration {
-	if b.open() {
-		return 0
+// wait is how long it takes until it is worth while to send to p.
+func (n *Node) wait(p *pusher) time.Duration {
+	if p.owner == nil {
+		return n.bucket.WaitGroup()
 	}
-	if b.rate == 0 {
-		return time.Hour
-	}
-	return time.Duration((1 - b.credit) / b.rate * float64(time.Second))
+	return n.bucket.wait()
 }

@@ -37,6 +37,8 @@ type Channel struct {
 	feeds       [wire.Feeds]feed // where each comes from
 	cands       []*neighbour     // while parents are chosen
 	children    wire.FeedMask    // feeds that somebody takes from us
+	waiting     float64          // share of the time that what is promised has to wait, of late
+	overSince   Time             // since when more is promised than we can send
 	askedFor    [wire.Feeds]Time // when somebody last wanted it of us
 	lastHop     [wire.Feeds]int  // our last known distance on each feed
 	told        *neighbour       // of whom EventParent was said
@@ -300,8 +302,7 @@ func (c *Channel) shard(from *neighbour, raw []byte) {
 	}
 	if from != nil {
 		from.heard(sh.Name)
-		from.lastShard, from.lastIndex = sh.Name.Number, uint8(sh.Index)
-		from.lastArrival = n.now
+		from.arrivals.Shard(n.now, sh.Name.Number, uint8(sh.Index))
 	}
 	if sh.Name.Run == c.run && c.begun {
 		if sh.Name.Number < c.oldest {

@@ -31,6 +31,15 @@ const (
 	smallSwarm = 4
 	// demandLife is how long a source remembers that a feed was asked for.
 	demandLife = 10 * time.Second
+	// Where what is promised has to wait for the uplink for more than shedSome
+	// of the time and is more by shedSlack stripes than the uplink takes, or
+	// for shedMuch of the time, for longer than shedAfter, up to shedAtOnce
+	// feeds are taken back at a time.
+	shedSome   = 0.25
+	shedMuch   = 0.7
+	shedSlack  = 0.5
+	shedAfter  = 500 * time.Millisecond
+	shedAtOnce = 4
 	// goneChild is how long a child may say nothing before it is pushed to
 	// no more: REPORT and STATE are due every half second.
 	goneChild = 1600 * time.Millisecond
@@ -146,6 +155,9 @@ func (c *Channel) reserve(i, held, quota int) float64 {
 	if c.children.Has(i) {
 		r += c.cost(c.demand() &^ c.children)
 	}
+	if c.children.Has(i) {
+		r += 1.5 * c.stripeRate()
+	}
 	if held >= quota && c.servers() > smallSwarm {
 		r += 2 * c.stripeRate()
 	}
@@ -235,10 +247,63 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 	return true
 }
 
+// shed takes feeds back when more was promised than the uplink turns out to
+// take: from those first who can pass on least, and of what others have too.
+func (c *Channel) shed() {
+	n := c.node
+	over := n.used(nil) - n.promisable(c)
+	// What counts is whether things have to wait.
+	x := 0.0
+	if n.late() {
+		x = 1
+	}
+	c.waiting += (x - c.waiting) / 16
+	switch {
+	case c.rate == 0 || c.waiting < shedSome || over < shedSlack*c.stripeRate() && c.waiting < shedMuch:
+		c.overSince = 0
+		return
+	case c.overSince == 0:
+		c.overSince = n.now
+	}
+	if n.now-c.overSince < shedAfter {
+		return
+	}
+	c.overSince = n.now
+	over = max(over, c.stripeRate())
+	for range shedAtOnce {
+		var victim *neighbour
+		what, least := 0, 0.0
+		for _, o := range c.neighbours {
+			for i := block.Stripes - 1; i >= 0; i-- {
+				if !o.push.mask.Has(i) {
+					continue
+				}
+				score := c.believe(o.uplink) - float64(c.childrenOn(i))
+				if c.source && c.childrenOn(i) == 1 {
+					score += 1e9 // the only root
+				}
+				if victim == nil || score < least {
+					victim, what, least = o, i, score
+				}
+			}
+		}
+		if victim == nil {
+			return
+		}
+		n.stats.Shed++
+		victim.push.setMask(victim.push.mask&^(1<<what), n.now)
+		c.countChildren()
+		victim.evicted(1<<what, nil, false)
+		if over -= c.feedCost(what); over <= 0 {
+			return
+		}
+	}
+}
+
 // evicted tells a child that it has lost feeds, and to whom.
 func (nb *neighbour) evicted(feeds wire.FeedMask, to *neighbour, follow bool) {
 	m := nb.subscribed(nb.push.mask, wire.GrantFull)
-	if follow && to.peer.link.Established() {
+	if follow && to != nil && to.peer.link.Established() {
 		m.Redirects[0] = wire.Redirect{Feeds: feeds, Addr: to.peer.link.Addr()}
 		m.Redirect = 1
 	} else {
@@ -399,39 +464,33 @@ func (n *Node) used(nb *neighbour) float64 {
 // left is how much more may be promised to nb, what it has included, bytes a
 // second.
 func (n *Node) left(nb *neighbour) float64 {
-	up := n.capacity()
-	if up < 0 || nb.ch.rate == 0 {
+	if nb.ch.rate == 0 {
 		return 1e12
 	}
-	share := promise
-	if nb.ch.source {
-		share = sourcePromise
-	}
-	return share*up - n.used(nb)
+	return n.promisable(nb.ch) - n.used(nb)
 }
 
-// capacity is what the node can send, bytes a second; negative: no bound.
-func (n *Node) capacity() float64 {
-	if n.cfg.Upload < 0 {
-		return -1
+// capacity is what the node can send, bytes a second, as far as it is known.
+func (n *Node) capacity() float64 { return float64(n.bucket.Capacity()) }
+
+// promisable is how much of that may be promised.
+func (n *Node) promisable(c *Channel) float64 {
+	p := float64(n.bucket.Promisable())
+	if c.source {
+		p *= sourcePromise / promise
 	}
-	return float64(n.cfg.Upload) / 8
+	return p
 }
 
 // slots is how many more stripes of c may be promised.
 func (n *Node) slots(c *Channel) int {
-	up := n.capacity()
 	switch {
 	case !n.serves():
 		return 0
-	case up < 0 || c.rate == 0:
+	case c.rate == 0:
 		return 255
 	}
-	share := promise
-	if c.source {
-		share = sourcePromise
-	}
-	return max(0, int((share*up-n.used(nil))/c.stripeRate()))
+	return max(0, int(min(255, (n.promisable(c)-n.used(nil))/c.stripeRate())))
 }
 
 // stripeRate is what one stripe takes on the wire, bytes a second, headers

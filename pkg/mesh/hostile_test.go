@@ -207,7 +207,7 @@ func TestUploadZeroServesNobody(t *testing.T) {
 	source := w.host("source", id, wan(), Config{})
 	leech := w.host("leech", id, wan(), Config{})
 	leech.node.cfg.Upload = 0
-	leech.node.bucket.init(0)
+	leech.node.bucket.init(0, 0)
 	v := w.host("viewer", id, wan(), Config{})
 	leech.dial(source)
 	v.dial(leech)

@@ -5,6 +5,7 @@ import (
 
 	"github.com/sixcast/sixcast/pkg/block"
 	"github.com/sixcast/sixcast/pkg/channel"
+	"github.com/sixcast/sixcast/pkg/pace"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
@@ -26,45 +27,40 @@ type neighbour struct {
 	lead   bool          // dialled because others named it
 
 	// They as our parent.
-	serial      uint16
-	asked       wire.FeedMask // of the last SUBSCRIBE, less what was refused
-	askedHalf   bool
-	askedAt     Time
-	asks        int // SUBSCRIBEs without an answer
-	acked       bool
-	changed     bool // what was assigned to it is not what it was asked for
-	backfill    bool // only the backlog
-	filling     Time // until then it may push a backlog that was asked for
-	gives       int  // feeds assigned to it, while parents are chosen
-	delivered   bool // has pushed something verified
-	empty       int  // times that it granted and delivered nothing
-	grantedAt   Time
-	leftAt      Time // when a feed was last taken away from it
-	busyUntil   Time // refuses requests
-	strayAt     Time // when it was last told that it pushes what we do not want
-	notBefore   Time // not asked for feeds before
-	distrust    Time // the last choice until then
-	distrusted  uint8
-	tellFull    bool         // the event has been said
-	latest      block.Number // newest block that anything came of
-	lastData    Time
-	rxDatagrams uint64
-	rxBytes     uint64
-	lastShard   block.Number
-	lastIndex   uint8
-	lastArrival Time
-	reported    uint64
-	due, got    float64 // shards expected of its pushes and come, of late
-	orphans     int
-	verify      allowance
-	query       askOnce
-	asking      allowance // manifests we ask them for because of what they say
-	naming      allowance // PEERS that are looked at
-	wrongBlock  block.Number
-	wrongs      int // blocks of which something false came, of late
-	wrongAt     Time
-	doubted     Time      // when it was asked whether it holds other manifests
-	forkedRun   block.Run // holds other manifests of this run than we do
+	serial     uint16
+	asked      wire.FeedMask // of the last SUBSCRIBE, less what was refused
+	askedHalf  bool
+	askedAt    Time
+	asks       int // SUBSCRIBEs without an answer
+	acked      bool
+	changed    bool // what was assigned to it is not what it was asked for
+	backfill   bool // only the backlog
+	filling    Time // until then it may push a backlog that was asked for
+	gives      int  // feeds assigned to it, while parents are chosen
+	delivered  bool // has pushed something verified
+	empty      int  // times that it granted and delivered nothing
+	grantedAt  Time
+	leftAt     Time // when a feed was last taken away from it
+	busyUntil  Time // refuses requests
+	strayAt    Time // when it was last told that it pushes what we do not want
+	notBefore  Time // not asked for feeds before
+	distrust   Time // the last choice until then
+	distrusted uint8
+	tellFull   bool         // the event has been said
+	latest     block.Number // newest block that anything came of
+	lastData   Time
+	arrivals   pace.Arrivals
+	due, got   float64 // shards expected of its pushes and come, of late
+	orphans    int
+	verify     allowance
+	query      askOnce
+	asking     allowance // manifests we ask them for because of what they say
+	naming     allowance // PEERS that are looked at
+	wrongBlock block.Number
+	wrongs     int // blocks of which something false came, of late
+	wrongAt    Time
+	doubted    Time      // when it was asked whether it holds other manifests
+	forkedRun  block.Run // holds other manifests of this run than we do
 
 	// They as our child.
 	push       pusher
@@ -76,7 +72,6 @@ type neighbour struct {
 	repairs    allowance        // what they may request, and be sent of a backlog again
 	changes    allowance        // SUBSCRIBE and STATE that are looked at
 	saidState  Time
-	saidReport Time
 	saidNewer  Time
 	described  Time // when the descriptor was last sent
 }
@@ -167,6 +162,7 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 	for i := range nb.held.Hop {
 		nb.held.Hop[i] = wire.NoHop // not the source: nothing is known yet
 	}
+	nb.push.path.Init(&n.bucket.Uplink)
 	p.joined = append(p.joined, nb)
 	c.neighbours = append(c.neighbours, nb)
 	return nb
@@ -184,6 +180,7 @@ func (n *Node) join(p *peer, c *Channel) *neighbour {
 
 // lose takes a neighbour that is gone out of the channel.
 func (c *Channel) lose(nb *neighbour) {
+	nb.push.path.Close()
 	for i, o := range c.neighbours {
 		if o == nb {
 			c.neighbours = append(c.neighbours[:i], c.neighbours[i+1:]...)
@@ -283,10 +280,7 @@ func (c *Channel) guess(nb *neighbour) {
 func (n *Node) serves() bool { return n.cfg.Upload != 0 }
 
 func (n *Node) uplink() uint32 {
-	if up := n.capacity(); up >= 0 {
-		return uint32(min(up*8/1000, 0xfffffffe))
-	}
-	return 0xffffffff
+	return uint32(min(n.bucket.Capacity()*8/1000, 0xffffffff))
 }
 
 // heard notes that something of a block came.
@@ -413,7 +407,7 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 			return err
 		}
 		if nb := p.joinedAs(m.Channel); nb != nil {
-			nb.push.onReport(&m, n.now)
+			nb.push.path.Report(n.now, &m)
 		}
 	}
 	return nil

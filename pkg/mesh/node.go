@@ -33,6 +33,7 @@ import (
 	"github.com/sixcast/sixcast/pkg/block"
 	"github.com/sixcast/sixcast/pkg/channel"
 	"github.com/sixcast/sixcast/pkg/link"
+	"github.com/sixcast/sixcast/pkg/pace"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
@@ -70,6 +71,9 @@ type Config struct {
 	// Upload caps everything that is sent, IPv6 and UDP headers included, in
 	// bit/s. Negative: no cap. Zero: nobody is served.
 	Upload int64
+	// Uplink is what the uplink is believed to take, in bit/s, before it is
+	// known; 0 for a cautious guess.
+	Uplink int64
 	// Patience is how long a missing block is asked for (default 3 s).
 	Patience time.Duration
 	// Keep is how long a block is kept at least (default 5 s), and KeepBytes
@@ -186,8 +190,9 @@ type Counters struct {
 	QueueDropped    uint64 `json:"queue_dropped"`   // shards not sent to a child that was too far behind
 	GroupRepairs    uint64 `json:"group_repairs"`   // shards sent again to the group
 	ManifestsForked uint64 `json:"manifests_forked"`
-	Evictions       uint64 `json:"evictions"` // feeds taken from a child for another
-	Sheds           uint64 `json:"sheds"`     // times that we gave up for a while for lack of room
+	Evictions       uint64 `json:"evictions"`  // feeds taken from a child for another
+	Shed            uint64 `json:"shed_feeds"` // feeds taken from a child for lack of uplink
+	Waits           uint64 `json:"waits"`      // times that we gave up for a while for lack of room
 }
 
 const (
@@ -196,7 +201,6 @@ const (
 	stateAgain    = 150 * time.Millisecond // a change, after the last
 	stateApart    = time.Second            // to who neither gives nor takes
 	stateIdle     = 250 * time.Millisecond
-	reportEvery   = 250 * time.Millisecond
 	beaconEvery   = 250 * time.Millisecond
 	describeEvery = time.Second      // into a group
 	refreshEvery  = 10 * time.Second // the descriptor, to a child
@@ -231,7 +235,7 @@ func New(cfg Config, out Output) *Node {
 		random: mrand.New(mrand.NewPCG(cfg.Seed, 0x51c0)),
 		pumpAt: Never,
 	}
-	n.bucket.init(cfg.Upload)
+	n.bucket.init(cfg.Upload, cfg.Uplink)
 	lc := cfg.Link
 	lc.Random = cfg.Random
 	n.links = link.NewTable(lc, (*linkSide)(n))
@@ -328,8 +332,7 @@ func (n *Node) Receive(now Time, from netip.AddrPort, b []byte) {
 		return
 	}
 	if nb, ok := r.Value.(*neighbour); ok && nb != nil && len(r.Bare) > 0 {
-		nb.rxDatagrams++
-		nb.rxBytes += uint64(len(b))
+		nb.arrivals.Datagram(len(b))
 		nb.lastData = now
 		nb.ch.bare(nb, r.Bare)
 	}
@@ -568,13 +571,14 @@ func (n *Node) misbehaved(nb *neighbour, what string) {
 // Stats are the node's counters and what holds now.
 type Stats struct {
 	Counters
-	Links    int `json:"links"`
-	Children int `json:"children"`
+	Links    int        `json:"links"`
+	Children int        `json:"children"`
+	Uplink   pace.Stats `json:"uplink"`
 }
 
 // Stats takes a reading.
 func (n *Node) Stats() Stats {
-	s := Stats{Counters: n.stats, Links: len(n.order)}
+	s := Stats{Counters: n.stats, Links: len(n.order), Uplink: n.bucket.Stats()}
 	for _, p := range n.order {
 		for _, nb := range p.joined {
 			if nb.push.mask != 0 {

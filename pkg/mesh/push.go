@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/pace"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
@@ -43,9 +44,6 @@ const (
 	// askedLife is how long what was requested may wait: by then it has been
 	// requested of somebody else.
 	askedLife = 200 * time.Millisecond
-	// maxQueueDelay is how much standing queue we suffer on the path to a
-	// child before we slow down (RFC 6817's target is 100 ms).
-	maxQueueDelay = 60 * time.Millisecond
 )
 
 // pusher is what one child (or the group) is owed: for each block from base
@@ -71,12 +69,7 @@ type pusher struct {
 	share  float64 // what it may still be sent before others that had less
 	shared Time
 	last   Time
-	slow   float64 // 0…1: how far congestion has slowed us
-	batch  [16]sentMark
-	nbatch int
-	lowest int64 // least one-way delay seen, µs, relative
-	known  bool
-	queue  time.Duration // standing queue on the path, estimated
+	path   pace.Path
 }
 
 // debt is what a child is owed of one block.
@@ -96,13 +89,6 @@ const (
 	manifestAsked // wanted because it was requested
 )
 
-// sentMark remembers when a shard was sent, to read delay from reports.
-type sentMark struct {
-	number block.Number
-	index  uint8
-	at     Time
-}
-
 func (p *pusher) setTag(t wire.Tag) { binary.BigEndian.PutUint64(p.head[:], uint64(t)) }
 
 func (p *pusher) clear() {
@@ -115,7 +101,7 @@ func (p *pusher) restart(base block.Number) {
 	p.clear()
 	p.base = base
 	p.backlog, p.offered = base, base
-	p.nbatch = 0
+	p.path.Forget()
 }
 
 // setMask changes what is pushed; what is owed already stays owed only as far
@@ -390,18 +376,22 @@ func (p *pusher) modest(now Time) bool {
 	return p.share >= 0
 }
 
-// speed is the rate at which a child is sent, bytes a second.
+// speed is the rate at which a child is sent, bytes a second: fast, as far as
+// the path to it lets us.
 func (p *pusher) speed(c *Channel) float64 {
 	times := float64(pushSpeed)
 	if p.behind {
 		times = backlogSpeed
 	}
-	r := max(c.rate*times, pushFloor)
-	if p.slow > 0 {
-		least := max(c.rate*1.3, 40_000)
-		r -= (r - least) * p.slow
+	want := max(c.rate*times, pushFloor)
+	if p.owner == nil {
+		return want
 	}
-	return r
+	need := c.rate
+	if p.mask != 0 {
+		need = c.cost(p.mask)
+	}
+	return float64(p.path.Rate(c.node.now, pace.Rate(want), pace.Rate(need)))
 }
 
 // pump sends what one child is owed of one class.
@@ -411,7 +401,6 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 	burst := max(speed*quantum.Seconds(), quantumFloor)
 	p.credit = min(p.credit+speed*(n.now-p.last).Seconds(), burst)
 	p.last = n.now
-	mark := sentMark{index: 255}
 	from, to := 0, len(p.owed)
 	split := 0
 	if p.backlog > p.base {
@@ -427,7 +416,7 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 		p.asked = false
 	}
 	for i := from; i < to; i++ {
-		if p.credit <= 0 || !n.bucket.open() {
+		if p.credit <= 0 || !n.open(p) {
 			p.behind = p.behind || what == backlog
 			p.asked = p.asked || what == requested
 			break
@@ -438,7 +427,7 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 		}
 		if s := c.slot(p.base + block.Number(i)); s == nil || s.b == nil {
 			p.forgive(d)
-		} else if c.pumpBlock(p, s, d, what == requested, &mark); d.empty() {
+		} else if c.pumpBlock(p, s, d, what == requested); d.empty() {
 			p.pending--
 		} else if what == backlog {
 			p.behind = true
@@ -446,16 +435,10 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 			p.asked = true
 		}
 	}
-	if mark.index != 255 {
-		mark.at = n.now
-		copy(p.batch[1:], p.batch[:])
-		p.batch[0] = mark
-		p.nbatch = min(p.nbatch+1, len(p.batch))
-	}
 	p.shrink(c)
 	if p.pending > 0 {
 		wait := time.Duration((burst*quantumFill - p.credit) / speed * float64(time.Second))
-		n.pumpAt = min(n.pumpAt, n.now+max(wait, n.bucket.wait(), time.Millisecond))
+		n.pumpAt = min(n.pumpAt, n.now+max(wait, n.wait(p), time.Millisecond))
 	}
 }
 
@@ -471,7 +454,7 @@ func (c *Channel) pumpManifests(p *pusher) {
 			}
 			continue
 		}
-		if !n.bucket.open() {
+		if !n.open(p) {
 			p.manifests++
 			return
 		}
@@ -486,7 +469,7 @@ func (c *Channel) pumpManifests(p *pusher) {
 }
 
 // pumpBlock sends what is owed of one block as far as the allowance goes.
-func (c *Channel) pumpBlock(p *pusher, s *slot, d *debt, asked bool, mark *sentMark) {
+func (c *Channel) pumpBlock(p *pusher, s *slot, d *debt, asked bool) {
 	n := c.node
 	if d.manifest&manifestWanted != 0 && (asked || d.manifest&manifestAsked == 0) {
 		c.sendOne(p, s.b.ManifestDatagram())
@@ -506,15 +489,15 @@ func (c *Channel) pumpBlock(p *pusher, s *slot, d *debt, asked bool, mark *sentM
 	}
 	for _, part := range [2]uint64{data, ^data} {
 		for w := want & part; w != 0; w &= w - 1 {
-			if p.credit <= 0 || !n.bucket.open() {
+			if p.credit <= 0 || !n.open(p) {
 				return
 			}
 			i := bits.TrailingZeros64(w)
 			if dg := s.b.Datagram(i); dg != nil {
 				c.sendOne(p, dg)
 				n.stats.ShardsOut++
-				if d.again>>i&1 == 0 {
-					mark.number, mark.index = s.number, uint8(i)
+				if p.owner != nil && d.again>>i&1 == 0 {
+					p.path.Shard(n.now, s.number, uint8(i))
 				}
 				d.sent |= 1 << i
 			}
@@ -537,14 +520,15 @@ func (c *Channel) sendOne(p *pusher, b []byte) {
 	size := len(b) + wire.IPOverhead
 	if p.owner == nil {
 		n.out.SendGroup(c.ID, b)
+		n.bucket.SpendGroup(n.now, size)
 	} else {
 		size += wire.TagSize
 		n.out.Send(p.owner.peer.link.Addr(), p.head[:], b)
+		p.path.Sent(n.now, size)
 	}
 	n.stats.BytesOut += uint64(size - wire.IPOverhead)
 	p.credit -= float64(size)
 	p.share -= float64(size)
-	n.bucket.spend(n.now, size)
 }
 
 // send sends one bare datagram out of turn.
@@ -654,12 +638,7 @@ func (nb *neighbour) resend(s *slot, want uint64, manifest bool) {
 	nb.push.asked = true
 	d.askedAt = nb.ch.node.now
 	d.sent &^= have
-	for i := range nb.push.nbatch {
-		// A report about one of these could mean either sending.
-		if k := &nb.push.batch[i]; k.number == s.number && have>>k.index&1 == 1 {
-			k.number = wire.NoNumber
-		}
-	}
+	nb.push.path.Again(s.number, have)
 	nb.push.owe(d, have)
 	// What we lack may still come: then it goes out like any push.
 }
@@ -674,27 +653,4 @@ func (n *Node) late() bool {
 		}
 	}
 	return n.now-n.heldSince > within
-}
-
-// onReport reads how our pushes arrive and slows down when a queue stands on
-// the path.
-func (p *pusher) onReport(m *wire.Report, now Time) {
-	for i := range p.nbatch {
-		if k := &p.batch[i]; k.number == m.Number && k.index == m.Index {
-			// Both clocks have unknown epochs: only changes mean something.
-			owd := int64(int32(m.Arrival - uint32(k.at/time.Microsecond)))
-			if !p.known || owd < p.lowest {
-				p.known, p.lowest = true, owd
-			}
-			p.lowest += 2 // lets a drifting clock be followed: 10 ppm at 5 reports a second
-			p.queue = time.Duration(owd-p.lowest) * time.Microsecond
-			break
-		}
-	}
-	switch {
-	case p.queue > maxQueueDelay:
-		p.slow = min(1, p.slow+0.25)
-	default:
-		p.slow = max(0, p.slow-0.05)
-	}
 }

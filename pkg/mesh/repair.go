@@ -362,7 +362,8 @@ func (c *Channel) servers3(s *slot) []*neighbour {
 				continue
 			}
 			parent := nb.asked&^(wire.Manifest|wire.Second) != 0 && nb.acked
-			if parent != parents || !parent && (!holds(nb) || n.now < nb.busyUntil || !nb.serves || nb.empty > 0) {
+			// A child has of a block what we have, if nobody else feeds it.
+			if parent != parents || !parent && (!holds(nb) || n.now < nb.busyUntil || !nb.serves || nb.empty > 0 || nb.push.mask != 0) {
 				continue
 			}
 			list = append(list, nb)
@@ -515,9 +516,7 @@ func (c *Channel) setMargin() {
 	}
 	c.wanted = min(block.Stripes, c.data()+spare)
 	c.second = c.loss > 0.005
-	if half := c.loss < 0.003; half != c.half {
-		c.half, c.changed = half, true
-	}
+	c.half = c.loss < 0.003
 }
 
 // settleFeeds is the end of every call: feeds without a parent get one, what
@@ -576,6 +575,7 @@ func (c *Channel) housekeep() {
 	c.setMargin()
 	c.watch()
 	c.forgetSilent()
+	c.shed()
 	if n.now >= c.clockAt {
 		c.clockAt = n.now + 500*time.Millisecond
 		c.readClock()
@@ -621,13 +621,10 @@ func (c *Channel) housekeep() {
 		if n.now-nb.saidState >= every || nb.push.mask != 0 && nb.push.pending == 0 && n.now-max(nb.push.last, nb.saidState) >= stateIdle {
 			nb.sayState()
 		}
-		if nb.rxDatagrams != nb.reported && n.now-nb.saidReport >= reportEvery && (nb.saidState == n.now || n.now-nb.saidReport >= 2*reportEvery) {
-			nb.saidReport, nb.reported = n.now, nb.rxDatagrams
-			nb.peer.tell((&wire.Report{
-				Channel: c.tag, Datagrams: uint32(nb.rxDatagrams), Kilobytes: uint32(nb.rxBytes / 1000),
-				Number: nb.lastShard, Index: nb.lastIndex, Arrival: uint32(nb.lastArrival / time.Microsecond),
-				Loss: uint16(min(65535, nb.loss()*65536)),
-			}).Append)
+		if nb.arrivals.Due(n.now) {
+			m := wire.Report{Channel: c.tag, Loss: uint16(min(65535, nb.loss()*65536))}
+			nb.arrivals.Report(n.now, &m)
+			nb.peer.tell(m.Append)
 		}
 	}
 	c.mingle()

@@ -111,6 +111,9 @@ func (w *world) host(name string, id channel.ID, p netem.Params, cfg Config) *ho
 	if cfg.Upload == 0 {
 		cfg.Upload = -1
 	}
+	if cfg.Uplink == 0 {
+		cfg.Uplink = 1e9 // tests of the uplink say what is believed of it
+	}
 	cfg.NoExchange = !w.mesh
 	h.node = New(cfg, h)
 	if !id.IsZero() {

@@ -77,6 +77,9 @@ type Config struct {
 	// Upload caps what is sent in bit/s, headers included; negative: no cap,
 	// zero: nobody is served.
 	Upload int64
+	// Uplink is what the uplink is believed to take, in bit/s, before it is
+	// known; 0 for a cautious guess.
+	Uplink int64
 	// Patience is how long a missing block is asked for; Keep how long blocks
 	// are kept at least and KeepBytes how much at most. Zero: as in mesh.
 	Patience  time.Duration
@@ -146,7 +149,7 @@ func Start(cfg Config) (*Node, error) {
 		lc.MaxLinksPer64 = lanLinks
 	}
 	n.engine = mesh.New(mesh.Config{
-		Link: lc, Start: n.start, Seed: binary.BigEndian.Uint64(seed[:]), Upload: cfg.Upload,
+		Link: lc, Start: n.start, Seed: binary.BigEndian.Uint64(seed[:]), Upload: cfg.Upload, Uplink: cfg.Uplink,
 		Patience: cfg.Patience, Keep: cfg.Keep, KeepBytes: cfg.KeepBytes, Logger: cfg.Logger,
 	}, (*output)(n))
 	n.mu.Lock()

@@ -781,23 +781,47 @@ type Report struct {
 	Index     uint8  // Number and Index name the latest shard
 	Arrival   uint32 // its arrival, µs on the receiver's clock, mod 2^32
 	Loss      uint16 // as the receiver measured it, in 1/65536
+	// Earlier[:Earliers] are shards that came before that one, the latest
+	// first, some time apart.
+	Earlier  [MaxEarlier]Earlier
+	Earliers uint8
 }
+
+// Earlier is a shard that came before the latest one of a Report.
+type Earlier struct {
+	Back   uint8  // of how many blocks before that one's
+	Index  uint8  // which shard
+	Before uint16 // how long before that one it came, in EarlierUnit
+}
+
+const (
+	// MaxEarlier bounds the earlier shards of a Report.
+	MaxEarlier = 8
+	// EarlierUnit is the unit of Earlier.Before.
+	EarlierUnit = 32 * time.Microsecond
+)
 
 // Append appends m as a message.
 func (m *Report) Append(dst []byte) []byte {
-	dst = append(dst, MsgReport, 0, 23)
+	earlier := m.Earlier[:min(m.Earliers, MaxEarlier)]
+	dst = append(dst, MsgReport, 0, byte(24+4*len(earlier)))
 	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
 	dst = binary.BigEndian.AppendUint32(dst, m.Datagrams)
 	dst = binary.BigEndian.AppendUint32(dst, m.Kilobytes)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(m.Number))
 	dst = append(dst, m.Index)
 	dst = binary.BigEndian.AppendUint32(dst, m.Arrival)
-	return binary.BigEndian.AppendUint16(dst, m.Loss)
+	dst = binary.BigEndian.AppendUint16(dst, m.Loss)
+	dst = append(dst, byte(len(earlier)))
+	for _, e := range earlier {
+		dst = append(dst, e.Back, e.Index, byte(e.Before>>8), byte(e.Before))
+	}
+	return dst
 }
 
 // Decode reads the body of a REPORT.
 func (m *Report) Decode(b []byte) error {
-	if len(b) < 23 {
+	if len(b) < 24 {
 		return ErrShort
 	}
 	m.Channel = binary.BigEndian.Uint32(b)
@@ -807,6 +831,15 @@ func (m *Report) Decode(b []byte) error {
 	m.Index = b[16]
 	m.Arrival = binary.BigEndian.Uint32(b[17:])
 	m.Loss = binary.BigEndian.Uint16(b[21:])
+	if len(b) < 24+4*int(b[23]) {
+		return ErrShort
+	}
+	m.Earliers = min(b[23], MaxEarlier)
+	m.Earlier = [MaxEarlier]Earlier{}
+	for i := range m.Earlier[:m.Earliers] {
+		e := b[24+4*i:]
+		m.Earlier[i] = Earlier{Back: e[0], Index: e[1], Before: binary.BigEndian.Uint16(e[2:])}
+	}
 	return nil
 }
 

@@ -116,7 +116,10 @@ var messages = []struct {
 		"17001a" + "cafebabe" + "00" + "0123456789abcdef" + "01020304" + "01" + "8000000000000005"},
 	{"REFUSE", &Refuse{Channel: 0xcafebabe, Name: name, Reason: RefuseGone}, "180012" + "cafebabe" + "00" + "0123456789abcdef" + "01020304" + "01"},
 	{"REPORT", &Report{Channel: 0xcafebabe, Datagrams: 1000, Kilobytes: 1220, Number: 300, Index: 12, Arrival: 0xfffffff0, Loss: 3277},
-		"190017" + "cafebabe" + "000003e8" + "000004c4" + "0000012c" + "0c" + "fffffff0" + "0ccd"},
+		"190018" + "cafebabe" + "000003e8" + "000004c4" + "0000012c" + "0c" + "fffffff0" + "0ccd" + "00"},
+	{"REPORT", &Report{Channel: 0xcafebabe, Datagrams: 1000, Kilobytes: 1220, Number: 300, Index: 12, Arrival: 0xfffffff0, Loss: 3277,
+		Earlier: [MaxEarlier]Earlier{{Back: 0, Index: 3, Before: 1250}, {Back: 1, Index: 14, Before: 0xffff}}, Earliers: 2},
+		"190020" + "cafebabe" + "000003e8" + "000004c4" + "0000012c" + "0c" + "fffffff0" + "0ccd" + "02" + "00" + "03" + "04e2" + "01" + "0e" + "ffff"},
 	{"PEERS", &Peers{Channel: 0xcafebabe, Peers: [MaxPeers]Peer{{addr, true, true}, {mapped, false, true}}, N: 2},
 		"1a002b" + "cafebabe" + "02" + addrHex + "03" + mappedHex + "02"},
 	{"PEERS", &Peers{Channel: 0xcafebabe}, "1a0005" + "cafebabe" + "00"},
@@ -160,6 +163,7 @@ var odd = []oddBody{
 	{"more redirects than are read", "SUBSCRIBED", "cafebabe" + "0003" + "00000000" + "01" + "05" + strings.Repeat("00000004"+addrHex, 5),
 		&Subscribed{Channel: 0xcafebabe, Serial: 3, Reason: GrantFull, Hop: hops(0), Redirects: [MaxRedirects]Redirect{{4, addr}, {4, addr}, {4, addr}, {4, addr}}, Redirect: 4}},
 	{"fewer redirects than are said", "SUBSCRIBED", "cafebabe" + "0003" + "00000000" + "01" + "05" + strings.Repeat("00000004"+addrHex, 4), nil},
+	{"fewer earlier shards than are said", "REPORT", "cafebabe" + "000003e8" + "000004c4" + "0000012c" + "0c" + "fffffff0" + "0ccd" + "02" + "00030010", nil},
 	{"more peers than are read", "PEERS", "cafebabe" + "09" + strings.Repeat(addrHex+"01", 9),
 		&Peers{Channel: 0xcafebabe, N: 8, Peers: [MaxPeers]Peer{{addr, true, false}, {addr, true, false}, {addr, true, false}, {addr, true, false},
 			{addr, true, false}, {addr, true, false}, {addr, true, false}, {addr, true, false}}}},
@@ -296,9 +300,12 @@ func fields(m any) map[string]any {
 			out[name] = list(x[:m.(*Subscribed).Redirect])
 		case [MaxPeers]Peer:
 			out[name] = list(x[:m.(*Peers).N])
+		case [MaxEarlier]Earlier:
+			out[name] = list(x[:m.(*Report).Earliers])
 		case int: // how long the list is
 		default:
 			switch {
+			case name == "earliers": // likewise
 			case f.Kind() == reflect.Struct:
 				maps.Copy(out, fields(x))
 			case f.Kind() == reflect.Uint64:
