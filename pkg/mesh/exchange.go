@@ -16,10 +16,11 @@ const (
 	fewNeighbours = 12
 	// manyNeighbours, and one that neither gives nor takes is let go every
 	// idleEvery; uplinkNeighbours more for every stream that we can send.
-	manyNeighbours   = 20
+	manyNeighbours   = 16
 	uplinkNeighbours = 3
 	mostNeighbours   = 128
-	idleEvery        = 8 * time.Second
+	idleEvery        = time.Second
+	idleAfter        = 5 * time.Second
 	// exchangeEvery is the mean time between two PEERS.
 	exchangeEvery = 2 * time.Second
 	// maxBook bounds the addresses that are known and not neighbours, and
@@ -216,7 +217,7 @@ func (c *Channel) mingle() {
 		c.seek()
 	}
 	for i := 0; i < len(c.neighbours); i++ {
-		if nb := c.neighbours[i]; nb.lead && !nb.peer.link.Established() && n.now-nb.joinAt > halfOpen {
+		if nb := c.neighbours[i]; nb.lead && !nb.peer.link.Established() && n.now-nb.since > halfOpen {
 			n.hangUp(nb)
 			i--
 		}
@@ -229,13 +230,15 @@ func (c *Channel) mingle() {
 	if up := n.capacity(); up > 0 && c.rate > 0 {
 		most = min(mostNeighbours, most+int(uplinkNeighbours*up/c.rate))
 	}
-	if len(c.neighbours) <= most {
-		return
-	}
-	for _, nb := range c.neighbours {
-		if nb.lead && nb.joined && nb.asked == 0 && nb.push.mask == 0 && c.feedsOf(nb) == 0 {
+	over := len(c.neighbours) - most
+	for i := 0; i < len(c.neighbours) && over > 0; i++ {
+		// Those stay whom we were told to dial, and all on whom anything
+		// depends here or there.
+		nb := c.neighbours[i]
+		if nb.joined && (nb.lead || !nb.dialled) && nb.asked == 0 && nb.push.mask == 0 && c.feedsOf(nb) == 0 && n.now-max(nb.since, nb.push.since, nb.leftAt) > idleAfter {
 			n.hangUp(nb)
-			return
+			over -= 4 // a quarter of what is too much at a time
+			i--
 		}
 	}
 }
@@ -246,6 +249,6 @@ func (n *Node) hangUp(nb *neighbour) {
 	if len(p.joined) > 1 || n.peers[p.link] != p {
 		return
 	}
-	n.links.Close(n.now, p.link, wire.ByeLeaving, "")
+	n.links.Close(n.now, p.link, wire.ByeIdle, "")
 	n.forget(p)
 }

@@ -14,6 +14,7 @@ type neighbour struct {
 	peer    *peer
 	ch      *Channel
 	dialled bool // we asked for it
+	since   Time // when it became one
 
 	rxTag  wire.Tag // before what they send us
 	txTag  wire.Tag // before what we send them; 0 not known yet
@@ -152,6 +153,7 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 	nb := &neighbour{
 		peer:    p,
 		ch:      c,
+		since:   n.now,
 		verify:  fullAllowance(verifyRate, verifyBurst),
 		repairs: fullAllowance(0, block.MaxShards*maxQueue), // cut to what the stream takes at the first use
 		asking:  fullAllowance(askRate, askRate),

@@ -199,7 +199,7 @@ const (
 	houseEvery    = 50 * time.Millisecond
 	stateEvery    = 500 * time.Millisecond
 	stateAgain    = 150 * time.Millisecond // a change, after the last
-	stateApart    = time.Second            // to who neither gives nor takes
+	stateApart    = 2 * time.Second        // to who neither gives nor takes
 	stateIdle     = 250 * time.Millisecond
 	beaconEvery   = 250 * time.Millisecond
 	describeEvery = time.Second      // into a group
@@ -514,6 +514,8 @@ func redialAfter(r wire.ByeReason) time.Duration {
 		return 10 * time.Second
 	case wire.ByeFull:
 		return 2 * time.Second
+	case wire.ByeIdle:
+		return 20 * time.Second
 	}
 	return 300 * time.Millisecond
 }

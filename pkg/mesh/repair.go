@@ -618,10 +618,14 @@ func (c *Channel) housekeep() {
 		if nb.push.mask == 0 && nb.asked == 0 {
 			every = stateApart
 		}
-		if n.now-nb.saidState >= every || nb.push.mask != 0 && nb.push.pending == 0 && n.now-max(nb.push.last, nb.saidState) >= stateIdle {
+		report := nb.arrivals.Due(n.now)
+		// Both in one datagram where it can be.
+		if since := n.now - nb.saidState; since >= every || report && since >= every*2/3 ||
+			nb.push.mask != 0 && nb.push.pending == 0 && n.now-max(nb.push.last, nb.saidState) >= stateIdle {
 			nb.sayState()
+			report = report || nb.arrivals.Fresh()
 		}
-		if nb.arrivals.Due(n.now) {
+		if report {
 			m := wire.Report{Channel: c.tag, Loss: uint16(min(65535, nb.loss()*65536))}
 			nb.arrivals.Report(n.now, &m)
 			nb.peer.tell(m.Append)

@@ -11,20 +11,28 @@ const (
 	lossRise = 0.03
 	rateRise = 1.05
 	// lossSigmas deviations of what a usual loss does by chance are none.
-	lossSigmas = 4
+	lossSigmas = 3
+	// lossDatagrams, or lossWait, decide that a higher rate lost no more.
+	lossDatagrams = 400
+	lossWait      = 3 * time.Second
 	// lossMuch above what was usual is blamed on the rate in any case.
 	lossMuch = 0.12
 	// lossFirst is the most that is taken for usual unseen.
 	lossFirst = 0.12
 	// lossGone is how much of it may be left for the rate to be blamed.
 	lossGone = 0.7
-	// trialTime is how long the lower rate is tried.
-	trialTime = 2500 * time.Millisecond
+	// trialTime is how long the lower rate is tried; what is counted in the
+	// first trialBlind of it was sent before.
+	trialTime  = 3 * time.Second
+	trialBlind = time.Second
 	// lossClear is how long after a queue loss is read again: a queue that
 	// overflows loses too, and has said so already.
 	lossClear = 2500 * time.Millisecond
 	// lossHold is how long the rate does not grow after a trial that blamed it.
 	lossHold = 5 * time.Second
+	// lossShare of the paths, those that lose least, are looked at: one child's
+	// downlink, or word, is not ours.
+	lossShare = 3.0 / 4
 )
 
 // lossGuard finds loss that comes with the rate: a bottleneck with next to no
@@ -34,6 +42,11 @@ type lossGuard struct {
 	usual   float64
 	at      Rate // the rate at which that was
 	looked  Time
+	level   Rate // the rate of what is counted below
+	since   Time
+	sent    float64
+	lost    float64
+	waiting bool // not decided whether this rate loses more
 	trial   Time // began; 0 none
 	excess  float64
 	before  Rate // the rate before the trial
@@ -41,18 +54,43 @@ type lossGuard struct {
 	until   Time
 }
 
-func (g *lossGuard) held(now Time) bool { return g.trial != 0 || now < g.until }
+// held reports whether the rate must not grow.
+func (g *lossGuard) held(now Time) bool { return g.trial != 0 || g.waiting || now < g.until }
+
+// begin counts anew, at a rate.
+func (g *lossGuard) begin(now Time, r Rate) {
+	g.level, g.since, g.sent, g.lost = r, now, 0, 0
+}
+
+// count adds what the paths counted in the last second or so; false if
+// nothing did.
+func (g *lossGuard) count(u *Uplink, now Time) bool {
+	if _, ok := u.among(now, stale, 0, (*Path).knownLoss); !ok {
+		return false
+	}
+	most := u.scratch[int(math.Ceil(lossShare*float64(len(u.scratch))))-1]
+	for _, p := range u.paths {
+		if p.lossKnown && p.loss <= most && now-p.measured < stale {
+			g.sent += float64(p.lossOf)
+			g.lost += float64(p.lossOf) * p.loss
+		}
+	}
+	return g.sent > 0
+}
 
 // judge looks at the paths' losses once in lossTime.
 func (g *lossGuard) judge(u *Uplink, now Time) {
 	if now-g.looked < lossTime {
 		return
 	}
-	loss, ok := u.among(now, stale, third, (*Path).knownLoss)
-	if !ok {
+	if g.level == 0 || u.use > g.level*rateRise || u.use < g.level/rateRise {
+		g.begin(now, u.use)
+	}
+	if !g.count(u, now) {
 		return
 	}
 	g.looked = now
+	loss := g.lost / g.sent
 	if g.at == 0 {
 		g.at = u.use
 		if loss < lossFirst {
@@ -60,11 +98,14 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 		}
 	}
 	rise := loss - g.usual
-	// What chance does to so few datagrams is no rise.
-	usual := min(max(g.usual, 0.01), 0.5)
-	chance := lossSigmas * math.Sqrt(usual*(1-usual)/lossCount)
-	switch {
+	p := min(max(g.usual, 0.01), 0.5)
+	chance := lossSigmas * math.Sqrt(p*(1-p)/g.sent)
+	g.waiting = false
+	switch higher := u.use > g.at*rateRise; {
 	case g.trial != 0:
+		if now-g.trial < trialBlind {
+			g.begin(now, u.use)
+		}
 		if now-g.trial < trialTime {
 			break
 		}
@@ -80,7 +121,7 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 			g.usual, g.at = loss, u.use
 		}
 		g.trial, g.excess = 0, 0
-	case rise > max(lossMuch, chance), rise > max(lossRise, chance) && u.use > g.at*rateRise:
+	case rise > max(lossMuch, chance), higher && rise > max(lossRise, chance):
 		rise = max(rise, g.now)
 		g.trial, g.excess, g.before = now, rise, u.rate
 		u.starting = false
@@ -89,6 +130,12 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 			to = max(to, g.at)
 		}
 		u.rate = max(min(u.rate, to), u.floor())
+		g.begin(now, u.rate)
+	case higher && rise > lossRise/3 && g.sent < lossDatagrams && now-g.since < lossWait:
+		g.waiting = true
+	case higher:
+		g.usual += (loss - g.usual) * 0.5
+		g.at = u.use
 	default:
 		g.usual += (loss - g.usual) * 0.3
 		g.at += (u.use - g.at) * 0.3

@@ -91,6 +91,35 @@ func TestFindsTheUplink(t *testing.T) {
 	}
 }
 
+// Loss that comes in bursts, on the uplink itself, is nothing to slow down for.
+func TestBurstsOfLoss(t *testing.T) {
+	for _, loss := range []float64{0.05, 0.1} {
+		for _, live := range []bool{false, true} {
+			t.Run(fmt.Sprint(loss, " live ", live), func(t *testing.T) {
+				seeds(t, func(t *testing.T, seed uint64) {
+					w := newWorld(t, seed, 10*mbit, 300*time.Millisecond)
+					p := w.up.Params()
+					p.Loss, p.Burst = loss, 8
+					if err := w.up.SetParams(p); err != nil {
+						t.Fatal(err)
+					}
+					var s *sender
+					if live {
+						s = w.live(seed, NoCap, 24, far)
+					} else {
+						s = w.bulk(seed, NoCap, 5, far)
+					}
+					w.trace(time.Second)
+					w.run(120 * time.Second)
+					from, to := 20*time.Second, 120*time.Second
+					t.Logf("sent %.2f Mbit/s, shed %d", s.rate(from, to)/mbit, s.shed)
+					want(t, "what is sent", s.rate(from, to)/mbit, 7.5, 10)
+				})
+			})
+		}
+	}
+}
+
 // Children are promised what the uplink takes, and need not be sent away.
 func TestLiveChildren(t *testing.T) {
 	for _, loss := range []float64{0, 0.05, 0.1} {
@@ -145,6 +174,43 @@ func TestTCPBeside(t *testing.T) {
 						want(t, "ours", ours, 1.8, 5)
 					}
 					want(t, "ours afterwards", after, most*0.6, 10)
+				})
+			}
+		}
+	}
+}
+
+// A TCP of the same host leaves no queue to speak of, and gets its half too
+// (unless jitter hides it).
+func TestPoliteTCPBeside(t *testing.T) {
+	for _, cap := range []Rate{NoCap, 9 * mbit / 8, 3 * mbit / 8} {
+		for _, live := range []bool{false, true} {
+			for _, loss := range []float64{0, 0.02} {
+				t.Run(fmt.Sprint("cap ", cap*8/mbit, " live ", live, " loss ", loss), func(t *testing.T) {
+					w := newWorld(t, 1, 10*mbit, 300*time.Millisecond)
+					var s *sender
+					if live {
+						s = w.live(1, cap, 10, netem.Params{Delay: far.Delay, Loss: loss})
+					} else {
+						s = w.bulk(1, cap, 5, netem.Params{Delay: far.Delay, Loss: loss})
+					}
+					var p *polite
+					sent := 0
+					w.at(20*time.Second, func() { p = w.startPolite() })
+					w.at(60*time.Second, func() { sent, p.off = p.sent, true })
+					w.trace(time.Second)
+					w.run(90 * time.Second)
+					tcp, ours := float64(sent)*1428*8/40/mbit, s.rate(20*time.Second, 60*time.Second)/mbit
+					after := s.rate(80*time.Second, 90*time.Second) / mbit
+					t.Logf("TCP %.2f, ours %.2f Mbit/s, afterwards %.2f; shed %d", tcp, ours, after, s.shed)
+					want(t, "TCP", tcp, 5, 10)
+					want(t, "ours", ours, 0.9, 5)
+					if cap == 3*mbit/8 {
+						want(t, "TCP", tcp, 6.5, 10)
+						want(t, "ours afterwards", after, 2, 3.1)
+					} else {
+						want(t, "ours afterwards", after, 5, 10)
+					}
 				})
 			}
 		}
@@ -277,7 +343,7 @@ func TestWeakAndStrongUplinks(t *testing.T) {
 		children int
 		least    float64
 		by       time.Duration
-	}{{0.5, time.Second, 8, 0.35, 8 * time.Second}, {1, time.Second, 16, 0.75, 6 * time.Second}, {2, 300 * time.Millisecond, 20, 1.6, 5 * time.Second},
+	}{{0.5, time.Second, 8, 0.3, 8 * time.Second}, {1, time.Second, 16, 0.75, 6 * time.Second}, {2, 300 * time.Millisecond, 20, 1.6, 5 * time.Second},
 		{50, 100 * time.Millisecond, 90, 35, 6 * time.Second}, {200, 50 * time.Millisecond, 340, 150, 10 * time.Second}} {
 		for _, live := range []bool{false, true} {
 			t.Run(fmt.Sprint(x.rate, " Mbit/s live ", live), func(t *testing.T) {

@@ -39,9 +39,10 @@ const (
 	lossTime  = time.Second
 	lossCount = 48
 
-	// leastSlots seconds of least delays are kept to see it rise: the last one
-	// or two are compared with those before.
-	leastSlots = 12
+	// leastSlots seconds of least delays are kept to see it rise: the last two
+	// or three, leastNow, are compared with those before.
+	leastSlots = 13
+	leastNow   = 3
 
 	// pathTarget is the standing queue on a path, beyond our uplink's, above
 	// which the path's rate comes down.
@@ -83,6 +84,7 @@ type Path struct {
 
 	least  [leastSlots]int64 // least delays, µs: of this second, of the one before, …
 	second int64             // which that is
+	began  int64             // the first such second
 	frozen int64             // what they are compared with while the uplink is busy
 
 	queue    time.Duration // standing, the uplink's part included
@@ -95,6 +97,7 @@ type Path struct {
 	lossAt            Time
 	loss              float64
 	lossKnown         bool
+	lossOf            int     // datagrams, lossSent of a whole measurement
 	prevSent, prevGot int     // in the report before
 	passed            float64 // of what was sent, over the last two reports
 
@@ -234,6 +237,7 @@ func (p *Path) sample(now Time, k *mark, arrival uint32) bool {
 			p.least[i] = unknown
 		}
 		p.second, p.frozen = int64(k.at/time.Second), unknown
+		p.began = p.second
 	}
 	s := sample{k.at, int64(int32(owd - p.ref)), k.sent, k.own}
 	if p.samples > 0 {
@@ -310,13 +314,34 @@ func (p *Path) measure(now Time) {
 	p.measured = now
 }
 
-// risen says by how much the least delay of the last second or two is above
-// what it was in the ten before; negative if that is not known.
-func (p *Path) risen() float64 {
-	now := min(p.least[0], p.least[1])
+// risen says by how much the least delay of the last seconds is above what it
+// usually was in the ten before, in seconds; negative if that is not known.
+func (p *Path) risen() float64 { return p.risenOver(leastNow) }
+
+// usually is the least delay in those ten seconds, unknown if it changed by
+// more in them than the rise that is looked for: with much jitter nothing can
+// be told.
+func (p *Path) usually() int64 {
+	least, most := int64(unknown), int64(-unknown)
+	for i := leastNow; i+leastNow <= leastSlots; i++ {
+		if v := slices.Min(p.least[i : i+leastNow]); v != unknown {
+			least, most = min(least, v), max(most, v)
+		}
+	}
+	if p.second-p.began < leastSlots || float64(most-least) > p.up.packet()*1e6/2 {
+		return unknown
+	}
+	return least
+}
+
+// risenLately is the same for the last second or two.
+func (p *Path) risenLately() float64 { return p.risenOver(leastNow - 1) }
+
+func (p *Path) risenOver(slots int) float64 {
+	now := slices.Min(p.least[:slots])
 	then := p.frozen
 	if !p.up.busy() {
-		then = slices.Min(p.least[2:])
+		then = p.usually()
 	}
 	if now == unknown || then == unknown {
 		return -1
@@ -347,7 +372,7 @@ func (p *Path) count(now Time, got, sent uint32) {
 	p.lossGot += int(dGot)
 	if now-p.lossAt >= lossTime && p.lossSent >= lossCount {
 		p.loss = max(0, 1-float64(p.lossGot)/float64(p.lossSent))
-		p.lossKnown = true
+		p.lossKnown, p.lossOf = true, p.lossSent
 		p.lossSent, p.lossGot, p.lossAt = 0, 0, now
 	}
 }

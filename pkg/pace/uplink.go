@@ -17,6 +17,9 @@ const (
 	target = 20 * time.Millisecond
 	// calm is a queue that lets the rate grow.
 	calm = target / 2
+	// uneasyMost is how long a queue between the two may stand: it should go
+	// while less is sent than passes, unless another keeps it.
+	uneasyMost = 3 * time.Second
 	// drainTime is the time in which a queue above calm is to be gone: what
 	// is sent is less than the rate by its share of that.
 	drainTime  = 300 * time.Millisecond
@@ -50,7 +53,7 @@ const (
 
 	// floorShare of what has been seen to pass is kept whatever stands in the
 	// queue: somebody else fills it, and shares with us.
-	floorShare      = 0.3
+	floorShare      = 1.0 / 3
 	floorLeast Rate = 8_000
 	// ownQueue is how long a queue of our own making stands at most once we
 	// retreat; believeMet is how far one such corrects what was thought to pass.
@@ -64,9 +67,9 @@ const (
 	// whose queue it is: ours goes, at least at giveFall s a second, and what
 	// was thought to pass was too much; another's stays. First at once, then
 	// after giveFirst, doubled up to giveMost.
-	giveWay             = 0.7
-	giveFall            = 0.12
-	giveLook            = 900 * time.Millisecond
+	giveWay             = 0.5
+	giveFall            = 0.1
+	giveLook            = 1200 * time.Millisecond
 	giveFirst, giveMost = 10 * time.Second, 60 * time.Second
 	believeMet          = 0.4
 
@@ -81,20 +84,22 @@ const (
 	// is promised: the rest is for control, repairs and those who join.
 	capShare, learntShare = 0.95, 0.9
 
-	// Somebody is beside us when the least delay on the paths has risen by a
-	// whole packet's time, and busyRise, for busyTime, while we use no more
-	// than busyUse of what passes. Then we come down to busyShare, by busyBack
-	// a second, as long as it stays so but no longer than busyMost: clocks
-	// drift, and ways become longer.
-	busyRise    = time.Millisecond
-	wholePacket = 1514.0
-	busyTime    = time.Second
-	busyUse     = 0.9
-	busyShare   = 0.35
-	busyBack    = 0.4
-	busyMost    = time.Minute
+	// Somebody is beside us when the least delay on the paths has risen by
+	// half a packet's time, and busyRise, for busyTime, while we use no more
+	// than busyUse of what passes, or may use no more than busyRate of it: then
+	// there should be gaps. We come
+	// down to busyShare, by busyBack a second, as long as it stays so but no
+	// longer than busyMost: clocks drift, and ways become longer.
+	busyRise          = 800 * time.Microsecond
+	busyPacket        = 0.5 * 1514
+	busyTime          = time.Second
+	busyUse, busyRate = 0.8, 0.93
+	busyShare         = 0.35
+	busyBack          = 0.4
+	busyMost          = time.Minute
 
 	judgeEvery = 40 * time.Millisecond
+	steadyTime = 200 * time.Millisecond
 	useTime    = 600 * time.Millisecond
 	shownTime  = 15 * time.Second
 )
@@ -118,22 +123,27 @@ type Uplink struct {
 	unheard  Time
 	rested   Time
 
-	shown    [2]Rate // the most delivered, in this window and the one before
-	shownAt  Time
-	best     Rate // the most that was ever delivered and has not been disproved
-	met      Rate // what is known to pass since a queue last stood; 0: none ever did
-	knee     Rate // what was delivered then
-	metAt    Time
-	hold     time.Duration
-	calmFor  time.Duration
-	fullFor  time.Duration // how long a queue has stood
-	shortFor time.Duration // how long not even the floor has passed
-	giving   Time          // giving way since; 0 not
-	giveFrom time.Duration // the queue then
-	giveAt   Time          // the next time
-	giveGap  time.Duration
-	busyFor  time.Duration // how long the uplink has never been free
-	busyFrom Time          // since when we give way to that; 0 not
+	service   Rate // as measured a moment ago
+	serviceAt Time
+
+	shown     [2]Rate // the most delivered, in this window and the one before
+	shownAt   Time
+	best      Rate // the most that was ever delivered and has not been disproved
+	met       Rate // what is known to pass since a queue last stood; 0: none ever did
+	knee      Rate // what was delivered then
+	metAt     Time
+	hold      time.Duration
+	calmFor   time.Duration
+	fullFor   time.Duration // how long a queue has stood
+	shortFor  time.Duration // how long not even the floor has passed
+	giving    Time          // giving way since; 0 not
+	giveFrom  time.Duration // the queue then
+	giveAt    Time          // the next time
+	giveGap   time.Duration
+	uneasyFor time.Duration // how long the queue has not been calm
+	restless  bool          // the queue has not been empty for a second or two
+	busyFor   time.Duration // how long the uplink has never been free
+	busyFrom  Time          // since when we give way to that; 0 not
 
 	loss lossGuard
 
@@ -342,17 +352,28 @@ func (u *Uplink) judge(now Time) {
 		u.shown[1], u.shown[0] = u.shown[0], 0
 		u.shownAt = max(u.shownAt+shownTime, now-2*shownTime)
 	}
-	u.shown[0] = max(u.shown[0], service)
-	u.best = max(u.best, service)
+	// Only what was measured twice is taken for more than was known.
+	steady := min(service, u.service)
+	if now-u.serviceAt > steadyTime {
+		u.service, u.serviceAt = service, now
+	}
+	u.shown[0] = max(u.shown[0], steady)
+	u.best = max(u.best, steady)
 
 	u.giveWay(now)
 	u.beside(now, dt)
+	if u.queue > calm {
+		u.uneasyFor += dt
+	} else {
+		u.uneasyFor = 0
+	}
 	switch {
-	case u.queue > target:
+	case u.queue > target || u.uneasyFor > uneasyMost:
 		u.back(now, dt, service, through)
+		u.uneasyFor = 0
 	case u.busy():
 	case u.queue < calm:
-		u.grow(now, dt, service)
+		u.grow(now, dt, steady)
 	}
 	u.bound()
 	u.pace()
@@ -399,17 +420,40 @@ func (u *Uplink) proven() Rate {
 	return max(1, u.best)
 }
 
+// passes is what is thought to pass: what did when a queue stood, or else as
+// much as we might send.
+func (u *Uplink) passes() Rate {
+	if u.met != 0 {
+		return u.met
+	}
+	return u.pacer.rate
+}
+
+// packet is by how many seconds somebody's packets raise the least delay.
+func (u *Uplink) packet() float64 {
+	return max(busyRise.Seconds(), busyPacket/float64(u.proven()))
+}
+
 // beside notices who fills the uplink next to us without a queue to speak of,
 // as a TCP of this very host does, whose stack keeps two packets in the queue
 // and no more: the least delay rises by a packet's time on all paths and stays,
 // though what we send should leave gaps. On all paths: those that come last in
-// a train of our own datagrams see the others' queue.
+// a train of our own datagrams see the others' queue. It is over when half of
+// them do not see it any more.
 func (u *Uplink) beside(now Time, dt time.Duration) {
-	rise, ok := u.among(now, stale, 0, (*Path).risen)
-	if !ok {
-		rise = 0
+	share := 0.0
+	if u.busy() {
+		share = half
 	}
-	packet := max(busyRise.Seconds(), wholePacket/float64(u.proven()))
+	rise, _ := u.among(now, stale, share, (*Path).risen)
+	if known := len(u.scratch); !u.busy() {
+		if u.among(now, stale, 0, func(*Path) float64 { return 0 }); known < (len(u.scratch)+1)/2 {
+			rise = 0 // most cannot tell
+		}
+	}
+	lately, _ := u.among(now, stale, 0, (*Path).risenLately)
+	packet := u.packet()
+	u.restless = lately >= packet
 	switch {
 	case u.busy():
 		if rise > packet/2 {
@@ -424,12 +468,16 @@ func (u *Uplink) beside(now Time, dt time.Duration) {
 		u.rate = max(min(u.rate, max(u.rate*Rate(1-busyBack*dt.Seconds()), u.best*busyShare)), u.floor())
 		u.promise = min(u.promise, u.rate)
 		u.calmFor = 0
-	case rise > packet && u.use < u.best*busyUse && u.use > u.best*busyShare:
+	case rise >= packet && u.use > u.best*busyShare:
+		if passes := u.passes(); u.use > passes*busyUse && u.pacer.rate > passes*busyRate {
+			u.busyFor = 0 // what is only ours fills it too
+			break
+		}
 		if u.busyFor += dt; u.busyFor > busyTime {
 			u.busyFrom, u.busyFor = now, 0
 			u.starting = false
 			for _, p := range u.paths {
-				p.frozen = slices.Min(p.least[2:])
+				p.frozen = p.usually()
 			}
 		}
 	default:
@@ -468,9 +516,12 @@ func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 		u.calmFor = 0
 		return
 	}
+	if u.restless && u.rate < u.knee {
+		return // it has not been empty since we came down
+	}
 	most := u.most()
 	if u.starting {
-		if u.loss.now < lossRise*2 {
+		if u.loss.now < lossRise*2 && !u.loss.waiting {
 			u.rate = max(u.rate, most*startTimes, (most+slack)/learntShare)
 		}
 		u.promise = max(u.promise, u.rate)

@@ -430,3 +430,28 @@ func (c *cubic) rate(from, to Time) float64 {
 	i, j := from/(10*time.Millisecond), to/(10*time.Millisecond)
 	return float64(c.history[j]-c.history[i]) * 1428 * 8 / (to - from).Seconds()
 }
+
+// polite is a TCP of the node's own host: its stack keeps two segments in the
+// queue, and sends the next when one has left (TCP small queues).
+type polite struct {
+	w    *world
+	sent int
+	off  bool
+}
+
+func (w *world) startPolite() *polite {
+	p := &polite{w: w}
+	p.send()
+	p.send()
+	return p
+}
+
+func (p *polite) send() {
+	if p.off {
+		return
+	}
+	if d := p.w.up.Submit(p.w.now, segment+14); d.Copies > 0 {
+		p.sent++
+		p.w.at(d.At[0]-p.w.up.Params().Delay, p.send)
+	}
+}
