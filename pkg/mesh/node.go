@@ -300,7 +300,7 @@ func (n *Node) dial(c *Channel, to netip.AddrPort) *neighbour {
 func (n *Node) dialAnew(c *Channel, to netip.AddrPort) *neighbour {
 	p := n.newPeer(to)
 	nb := n.neighbour(p, c)
-	nb.dialled, nb.joinAt = true, n.now
+	nb.dialled = true
 	p.link = n.links.Dial(n.now, to, func(dst []byte) []byte {
 		// The handshake's last message carries JOIN and SUBSCRIBE.
 		for _, nb := range p.joined {
