@@ -158,12 +158,25 @@ func (c *Channel) seek() {
 			c.book = append(c.book[:best], c.book[best+1:]...)
 		}
 		if !linked {
-			n.dial(c, to).lead = true
+			n.dialNamed(c, to)
 		}
 		if len(c.book) == 0 {
 			return
 		}
 	}
+}
+
+// dialNamed dials whom others have named. Those whom we were told to dial stay
+// what they are.
+func (n *Node) dialNamed(c *Channel, to netip.AddrPort) *neighbour {
+	for _, nb := range c.neighbours {
+		if nb.dialled && (nb.peer.addr == to || nb.peer.link.Addr() == to) {
+			return nb
+		}
+	}
+	nb := n.dial(c, to)
+	nb.lead = true
+	return nb
 }
 
 // alike is how many neighbours are of the same /48.

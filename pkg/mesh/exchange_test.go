@@ -178,3 +178,28 @@ func TestWhatIsDialledBecauseOthersSaySo(t *testing.T) {
 		}
 	}
 }
+
+// Only those whom a person named are dialled for ever.
+func TestWhoWasNamedByOthersIsNotKept(t *testing.T) {
+	w, source, vs := crowd(t, 6, 30*time.Millisecond, 15)
+	for _, v := range vs[1:] { // told at once of each other, they dial at once
+		w.at(7*time.Second, func() {
+			for _, o := range vs {
+				if o != v {
+					v.node.dialNamed(v.ch, o.addr)
+				}
+			}
+			v.node.dialNamed(v.ch, source.addr)
+			v.wake()
+		})
+	}
+	w.run(15 * time.Second)
+	for i, v := range vs {
+		for _, nb := range v.ch.neighbours {
+			named := nb.peer.link.Addr() != source.addr
+			if nb.dialled && nb.lead != named {
+				t.Errorf("viewer %d: %v dialled %v, lead %v", i, nb.peer.link.Addr(), nb.dialled, nb.lead)
+			}
+		}
+	}
+}

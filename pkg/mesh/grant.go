@@ -568,11 +568,10 @@ func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds wire.FeedMask) 
 	if feeds == 0 || !n.exchanges() || !dialable(to, by.peer.link.Addr()) || !c.redirects.take(n.now) {
 		return
 	}
-	nb := n.dial(c, to)
+	nb := n.dialNamed(c, to)
 	if nb == nil || nb.denied > 0 || nb.empty >= emptyGrants || n.now < nb.notBefore {
 		return
 	}
-	nb.lead = true
 	for i := range wire.Feeds {
 		if feeds.Has(i) && !nb.push.mask.Has(i) {
 			c.take(i, nb)
