@@ -339,7 +339,11 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 			n.stats.Duplicates++
 		}
 		s.made &^= bit
-		if !pushed || s.held&bit == 0 && c.feeds[stripe].from != from && c.feeds[stripe].next != from {
+		if !pushed {
+			return
+		}
+		if f := &c.feeds[stripe]; s.held&bit == 0 && f.from != from && f.next != from {
+			c.stray(from)
 			return
 		}
 		if !s.b.Confirm(index, flags, payload) {
@@ -371,7 +375,7 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 	if pushed {
 		c.came(from, stripe, s, flags&block.Regenerated == 0)
 		if f := &c.feeds[stripe]; f.from != from && f.next != from {
-			c.stray(from, stripe)
+			c.stray(from)
 		}
 	}
 	c.offer(s, bit)
@@ -518,7 +522,7 @@ func (c *Channel) cameManifest(nb *neighbour, s *slot) {
 	case second.from == nb || second.next == nb:
 		c.came(nb, wire.FeedSecond, s, true)
 	case nb.query.name.Number != s.number:
-		c.stray(nb, wire.FeedManifest)
+		c.stray(nb)
 	}
 }
 

@@ -30,8 +30,10 @@ const (
 	// dialRate bounds what others can make us dial, a second.
 	dialRate  = 8
 	dialBurst = 16
-	// tryAgain is when an address that did not answer may be tried again.
+	// tryAgain is when an address that did not answer may be tried again, at
+	// first; it doubles, and after tries the address is forgotten.
 	tryAgain = 20 * time.Second
+	tries    = 3
 	// halfOpen is how long a peer that others named may take to answer.
 	halfOpen = 2 * time.Second
 )
@@ -41,16 +43,19 @@ type contact struct {
 	addr  netip.AddrPort
 	from  *neighbour // who named it; nil once that is gone
 	tried Time       // when it was last dialled; 0 never
+	tries uint8
 	good  bool
 }
 
 // exchanges reports whether we tell others of peers and let ourselves be told.
 func (n *Node) exchanges() bool { return !n.cfg.NoExchange }
 
-// dialable reports whether an address that somebody named may be dialled.
-func dialable(a netip.AddrPort) bool {
+// dialable reports whether an address that somebody named may be dialled:
+// this machine only where he is on it.
+func dialable(a netip.AddrPort, by netip.AddrPort) bool {
 	ip := a.Addr()
-	return a.Port() != 0 && ip.Is6() && !ip.Is4In6() && !ip.IsMulticast() && !ip.IsUnspecified() && !ip.IsLinkLocalUnicast()
+	return a.Port() != 0 && ip.Is6() && !ip.Is4In6() && !ip.IsMulticast() && !ip.IsUnspecified() && !ip.IsLinkLocalUnicast() &&
+		(!ip.IsLoopback() || by.Addr().IsLoopback())
 }
 
 // onPeers remembers whom a neighbour names.
@@ -60,7 +65,7 @@ func (nb *neighbour) onPeers(m *wire.Peers) {
 		return
 	}
 	for _, p := range m.Peers[:m.N] {
-		if dialable(p.Addr) && !n.linked(p.Addr) {
+		if dialable(p.Addr, nb.peer.link.Addr()) && !n.linked(p.Addr) {
 			c.know(p.Addr, nb, p.Good)
 		}
 	}
@@ -126,7 +131,7 @@ func (c *Channel) seek() {
 		for j := range c.book {
 			i := (start + j) % len(c.book)
 			k := &c.book[i]
-			if k.tried != 0 && n.now-k.tried < tryAgain {
+			if k.tried != 0 && n.now-k.tried < tryAgain<<(k.tries-1) {
 				continue
 			}
 			s := 1
@@ -146,11 +151,32 @@ func (c *Channel) seek() {
 		}
 		k := &c.book[best]
 		k.tried = n.now
-		if n.linked(k.addr) {
-			continue
+		k.tries++
+		to := k.addr
+		linked := n.linked(to)
+		if linked || k.tries >= tries {
+			c.book = append(c.book[:best], c.book[best+1:]...)
 		}
-		n.dial(c, k.addr).lead = true
+		if !linked {
+			n.dialNamed(c, to)
+		}
+		if len(c.book) == 0 {
+			return
+		}
 	}
+}
+
+// dialNamed dials whom others have named. Those whom we were told to dial stay
+// what they are.
+func (n *Node) dialNamed(c *Channel, to netip.AddrPort) *neighbour {
+	for _, nb := range c.neighbours {
+		if nb.dialled && (nb.peer.addr == to || nb.peer.link.Addr() == to) {
+			return nb
+		}
+	}
+	nb := n.dial(c, to)
+	nb.lead = true
+	return nb
 }
 
 // alike is how many neighbours are of the same /48.
@@ -178,7 +204,7 @@ func (c *Channel) namePeers(nb *neighbour, most int) {
 			o := c.neighbours[(start+j)%len(c.neighbours)]
 			good := o.delivered && o.held.Slots > 0
 			if o == nb || good != want || !o.joined || !o.serves || o.denied > 0 || !o.peer.link.Established() ||
-				n.now-o.peer.link.Heard() > mute || m.N >= most || !dialable(o.peer.link.Addr()) {
+				n.now-o.peer.link.Heard() > mute || m.N >= most || !dialable(o.peer.link.Addr(), nb.peer.link.Addr()) {
 				continue
 			}
 			m.Peers[m.N] = wire.Peer{Addr: o.peer.link.Addr(), Free: o.held.Slots > 0, Good: o.delivered}

@@ -472,11 +472,12 @@ func (c *Channel) resubscribe() {
 	}
 	c.changed = false
 	for _, nb := range c.neighbours {
-		if !nb.changed {
+		if !nb.changed && (nb.asked == 0 || nb.askedHalf == c.halfOf(nb.asked)) {
 			continue
 		}
 		if !nb.joined || !nb.peer.link.Established() {
-			continue // JOIN carries it
+			c.changed = c.changed || nb.changed
+			continue // JOIN carries it, or it waits for JOINED
 		}
 		nb.changed = false
 		m := c.feedsOf(nb)
@@ -535,6 +536,7 @@ func (nb *neighbour) appendSubscribe(dst []byte) []byte {
 		}
 	}
 	if nb.backfill {
+		nb.filling = n.now + joinTime
 		m.Feeds = wire.AllFeeds &^ wire.Second
 		m.First = wire.FromRAP
 	}
@@ -622,13 +624,9 @@ func (c *Channel) watch() {
 		return
 	}
 	last := Time(0)
-	others := 0
 	for _, nb := range c.neighbours {
 		if nb.asked != 0 && nb.acked {
 			last = max(last, nb.lastData)
-		}
-		if nb.parentable() {
-			others++
 		}
 	}
 	block := c.blockTime()
@@ -653,7 +651,7 @@ func (c *Channel) watch() {
 			if n.now-nb.askedAt < nb.rtt()+100*time.Millisecond {
 				break
 			}
-			if nb.asks >= 3 && others > 1 {
+			if nb.asks >= 3 && c.others(nb) {
 
 				nb.notBefore = n.now + 400*time.Millisecond*time.Duration(nb.asks)
 				nb.fail()
@@ -661,13 +659,13 @@ func (c *Channel) watch() {
 			} else {
 				nb.peer.tell(nb.appendSubscribe)
 			}
-		case nb.due >= enough && nb.got < nb.due*(1-tooMuchLoss) && others > 1:
+		case nb.due >= enough && nb.got < nb.due*(1-tooMuchLoss) && c.others(nb):
 
 			nb.due, nb.got = 0, 0
 			nb.fail()
 			nb.notBefore = n.now + time.Second
 			c.leave(nb)
-		case n.now-nb.peer.link.Heard() > mute && others > 0:
+		case n.now-nb.peer.link.Heard() > mute && c.others(nb):
 
 			nb.fail()
 			c.leave(nb)
@@ -700,6 +698,22 @@ func (c *Channel) watch() {
 			c.drop(i)
 		}
 	}
+}
+
+// others reports whether somebody else could push something of what nb does.
+func (c *Channel) others(nb *neighbour) bool {
+	m := c.feedsOf(nb)
+	for _, o := range c.neighbours {
+		if o == nb || !o.parentable() {
+			continue
+		}
+		for i := range wire.Feeds {
+			if m.Has(i) && o.offers(i) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // fail makes nb the last choice for a while that doubles.
@@ -765,13 +779,13 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	f.spread += (max(d, -d) - f.spread) / 4
 }
 
-// stray answers a push of a feed from somebody who is not its parent.
-func (c *Channel) stray(nb *neighbour, i int) {
+// stray answers a push from somebody who is not the feed's parent: an
+// UNSUBSCRIBE was lost.
+func (c *Channel) stray(nb *neighbour) {
 	n := c.node
-	if n.now-max(nb.leftAt, nb.strayAt, nb.askedAt) < nb.rtt()+200*time.Millisecond {
+	if n.now < nb.filling || n.now-max(nb.leftAt, nb.strayAt, nb.askedAt) < nb.rtt()+200*time.Millisecond {
 		return
 	}
 	nb.strayAt = n.now
-	m := wire.AllFeeds &^ c.feedsOf(nb)
-	nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Feeds: m & (1<<i | wire.Manifest | wire.Second)}).Append)
+	nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Feeds: wire.AllFeeds &^ c.feedsOf(nb)}).Append)
 }

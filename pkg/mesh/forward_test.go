@@ -42,7 +42,7 @@ func newBench(t testing.TB) *bench {
 func (b *bench) add(id channel.ID) *end {
 	e := &end{b: b, addr: netip.AddrPortFrom(netip.MustParseAddr(fmt.Sprintf("fd00:6:%x::1", len(b.order)+1)), 6466)}
 	w := &world{seed: uint64(len(b.order))}
-	e.node = New(Config{Start: epoch, Random: w.random("bench"), Seed: w.seed, Upload: -1, Uplink: 1e10, KeepBytes: 2 << 20, Keep: time.Second}, e)
+	e.node = New(Config{Start: epoch, Random: w.random("bench"), Seed: w.seed, Upload: -1, Uplink: 1e10, KeepBytes: 2 << 20, Keep: time.Second, NoExchange: true}, e)
 	var err error
 	if e.ch, err = e.node.Open(id); err != nil {
 		b.t.Fatal(err)

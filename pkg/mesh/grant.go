@@ -73,7 +73,7 @@ func (nb *neighbour) onSubscribe(m *wire.Subscribe) {
 	nb.push.subscribe(m, feeds)
 	nb.reason = reason
 	if m.BackfillOnly {
-		nb.push.setMask(0, n.now)
+		nb.push.mask = 0 // and what is owed stays owed
 	}
 	nb.ch.countChildren()
 	nb.answer(feeds, reason, refused)
@@ -567,14 +567,13 @@ func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds wire.FeedMask) 
 		}
 		return
 	}
-	if feeds == 0 || !n.exchanges() || !dialable(to) || !c.redirects.take(n.now) {
+	if feeds == 0 || !n.exchanges() || !dialable(to, by.peer.link.Addr()) || !c.redirects.take(n.now) {
 		return
 	}
-	nb := n.dial(c, to)
+	nb := n.dialNamed(c, to)
 	if nb == nil || nb.denied > 0 || nb.empty >= emptyGrants || n.now < nb.notBefore {
 		return
 	}
-	nb.lead = true
 	for i := range wire.Feeds {
 		if feeds.Has(i) && !nb.push.mask.Has(i) {
 			c.take(i, nb)

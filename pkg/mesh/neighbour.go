@@ -36,6 +36,7 @@ type neighbour struct {
 	acked      bool
 	changed    bool // what was assigned to it is not what it was asked for
 	backfill   bool // only the backlog
+	filling    Time // until then it may push a backlog that was asked for
 	gives      int  // feeds assigned to it, while parents are chosen
 	delivered  bool // has pushed something verified
 	empty      int  // times that it granted and delivered nothing
@@ -160,6 +161,9 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 		naming:  fullAllowance(1, 4),
 	}
 	nb.push.owner = nb
+	for i := range nb.held.Hop {
+		nb.held.Hop[i] = wire.NoHop // not the source: nothing is known yet
+	}
 	nb.push.path.Init(&n.bucket.Uplink)
 	p.joined = append(p.joined, nb)
 	c.neighbours = append(c.neighbours, nb)
@@ -481,6 +485,11 @@ func (nb *neighbour) onState(p wire.Progress, h *wire.Holdings) {
 		c.reassign = true
 		if n.now < nb.notBefore && nb.held.Live == 0 {
 			nb.notBefore = n.now // it had nothing, now it has
+		}
+	}
+	for i := range h.Hop {
+		if !h.Live.Has(i) {
+			h.Hop[i] = nb.held.Hop[i] // what comes in spite of that has come as far as before
 		}
 	}
 	nb.held, nb.promised = *h, 0

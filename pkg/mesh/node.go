@@ -487,6 +487,8 @@ func (s *linkSide) Closed(l *link.Link, reason wire.ByeReason, text string) {
 			}
 			for _, nb := range p.joined {
 				if nb.dialled {
+					o := n.neighbour(q, nb.ch)
+					o.lead = nb.lead && (!o.dialled || o.lead)
 					n.join(q, nb.ch)
 				}
 			}

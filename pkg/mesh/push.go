@@ -52,8 +52,8 @@ type pusher struct {
 	owner     *neighbour // nil for the group
 	head      [wire.TagSize]byte
 	mask      wire.FeedMask
-	half      bool // of the highest stripe only the first row
-	since     Time // when the mask last grew
+	half      wire.FeedMask // the stripe of which only the first row is wanted, if any
+	since     Time          // when the mask last grew
 	backlog   block.Number
 	offered   block.Number // one past the newest block that was ever owed by subscription
 	base      block.Number
@@ -133,8 +133,8 @@ func (p *pusher) setMask(m wire.FeedMask, now Time) {
 // wanted are the shards of a block that the child wants.
 func (p *pusher) wanted(b *block.Manifest) uint64 {
 	w := shards(p.mask, b)
-	if p.half && p.mask.Stripes() != 0 && b.Rows > 1 {
-		w &^= block.StripeMask(1<<highest(p.mask)) &^ (1<<block.Stripes - 1)
+	if half := p.half & p.mask; half != 0 && b.Rows > 1 {
+		w &^= block.StripeMask(uint16(half)) &^ (1<<block.Stripes - 1)
 	}
 	return w
 }
@@ -205,7 +205,10 @@ func (p *pusher) subscribe(m *wire.Subscribe, feeds wire.FeedMask) {
 	c := p.owner.ch
 	added := feeds &^ p.mask
 	p.setMask(feeds, c.node.now)
-	p.half = m.Half
+	p.half = 0
+	if m.Half && m.Feeds.Stripes() != 0 {
+		p.half = 1 << highest(m.Feeds) // granted or not
+	}
 	if feeds == 0 || !c.begun {
 		return
 	}

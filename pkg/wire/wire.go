@@ -86,9 +86,14 @@ const (
 	MsgVerdict     = 0x1e
 )
 
-// ErrShort is returned for a message or datagram that ends before its last
-// known field.
-var ErrShort = errors.New("wire: message too short")
+var (
+	// ErrShort is returned for a message or datagram that ends before its last
+	// known field.
+	ErrShort = errors.New("wire: message too short")
+	// ErrFeed is returned for a message about a feed that this version does
+	// not know.
+	ErrFeed = errors.New("wire: a feed that this version does not know")
+)
 
 // ByeReason says why a link ends.
 type ByeReason uint8
@@ -268,8 +273,7 @@ func (m *Joined) Decode(b []byte) error {
 	m.Status = JoinStatus(b[4])
 	m.Tag = Tag(binary.BigEndian.Uint64(b[5:]))
 	m.Progress.decode(b[13:])
-	m.Holdings.decode(b[13+progressSize:])
-	return nil
+	return m.Holdings.decode(b[13+progressSize:])
 }
 
 // Leave takes a joined channel off a link.
@@ -303,7 +307,9 @@ const (
 	Feeds        = 18
 )
 
-// FeedMask has bit i set for feed i; other bits are ignored.
+// FeedMask has bit i set for feed i. Bits from Feeds on are a later version's:
+// encoders send them as zero, decoders clear them, but where something follows
+// for every bit of a mask it follows for these too.
 type FeedMask uint32
 
 // Masks of feeds.
@@ -325,19 +331,22 @@ func (m FeedMask) Count() int { return bits.OnesCount32(uint32(m)) }
 // Holdings say which feeds a node could push to others: those that come to
 // it fresh, how far it is from the source on each and how old they are.
 type Holdings struct {
-	Live  FeedMask     // bits 0…16
+	Live  FeedMask     // bits 0…16: who pushes the manifest can push it twice
 	Slots uint8        // feeds that it has room for, 255 = as many or more
-	Hop   [Feeds]uint8 // 0 the source; of live feeds only
-	Lag   [Feeds]uint8 // since the block was made, in units of LagUnit, 255 = as much or more
+	Hop   [Feeds]uint8 // 0 the source; NoHop of what is not live
+	Lag   [Feeds]uint8 // since the block was made, in units of LagUnit, 255 = as much or more, or not live
 }
 
 // LagUnit is the unit of lags.
 const LagUnit = 8 * time.Millisecond
 
-func (h *Holdings) size() int { return 5 + 2*(h.Live&AllFeeds).Count() }
+// holdable are the feeds of Holdings.
+const holdable = AllFeeds &^ Second
+
+func (h *Holdings) size() int { return 5 + 2*(h.Live&holdable).Count() }
 
 func (h *Holdings) append(dst []byte) []byte {
-	live := h.Live & AllFeeds
+	live := h.Live & holdable
 	dst = binary.BigEndian.AppendUint32(dst, uint32(live))
 	dst = append(dst, h.Slots)
 	for i := range Feeds {
@@ -348,24 +357,24 @@ func (h *Holdings) append(dst []byte) []byte {
 	return dst
 }
 
-// decode reads holdings; where they are cut short nothing is live.
-func (h *Holdings) decode(b []byte) {
-	h.Live, h.Slots = 0, 0
+func (h *Holdings) decode(b []byte) error {
 	if len(b) < 5 {
-		return
+		return ErrShort
 	}
-	live := FeedMask(binary.BigEndian.Uint32(b)) & AllFeeds
+	live := FeedMask(binary.BigEndian.Uint32(b))
 	if len(b) < 5+2*live.Count() {
-		return
+		return ErrShort
 	}
-	h.Live, h.Slots = live, b[4]
+	h.Live, h.Slots = live&holdable, b[4]
 	b = b[5:]
 	for i := range Feeds {
-		if live.Has(i) {
+		h.Hop[i], h.Lag[i] = NoHop, 255
+		if h.Live.Has(i) {
 			h.Hop[i], h.Lag[i] = b[0], b[1]
 			b = b[2:]
 		}
 	}
+	return nil
 }
 
 // NoHop is the hop of who does not pass a feed on, and so may take it from
@@ -389,7 +398,7 @@ type Subscribe struct {
 // Append appends m as a message.
 func (m *Subscribe) Append(dst []byte) []byte {
 	feeds := m.Feeds & AllFeeds
-	dst = append(dst, MsgSubscribe, 0, byte(27+feeds.Count()))
+	dst = append(dst, MsgSubscribe, 0, byte(subscribeSize+feeds.Count()))
 	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
 	dst = binary.BigEndian.AppendUint16(dst, m.Serial)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(feeds))
@@ -402,17 +411,18 @@ func (m *Subscribe) Append(dst []byte) []byte {
 
 // Decode reads the body of a SUBSCRIBE.
 func (m *Subscribe) Decode(b []byte) error {
-	if len(b) < 27 {
+	if len(b) < subscribeSize {
 		return ErrShort
 	}
 	m.Channel = binary.BigEndian.Uint32(b)
 	m.Serial = binary.BigEndian.Uint16(b[4:])
-	m.Feeds = FeedMask(binary.BigEndian.Uint32(b[6:])) & AllFeeds
+	feeds := FeedMask(binary.BigEndian.Uint32(b[6:]))
+	m.Feeds = feeds & AllFeeds
 	m.Half, m.BackfillOnly = b[10]&1 != 0, b[10]&2 != 0
 	m.Uplink = binary.BigEndian.Uint32(b[11:])
 	m.Run = block.Run(binary.BigEndian.Uint64(b[15:]))
 	m.First = block.Number(binary.BigEndian.Uint32(b[23:]))
-	_, err := decodeHops(b[27:], m.Feeds, &m.Hop)
+	_, err := decodeHops(b[subscribeSize:], feeds, &m.Hop)
 	return err
 }
 
@@ -425,17 +435,21 @@ func appendHops(dst []byte, feeds FeedMask, hop *[Feeds]uint8) []byte {
 	return dst
 }
 
+// decodeHops reads a hop for every bit of feeds, known or not, and sets those
+// of the other feeds to NoHop.
 func decodeHops(b []byte, feeds FeedMask, hop *[Feeds]uint8) (rest []byte, err error) {
-	if len(b) < feeds.Count() {
+	n := feeds.Count()
+	if len(b) < n {
 		return nil, ErrShort
 	}
+	rest = b[n:]
 	for i := range Feeds {
 		hop[i] = NoHop
 		if feeds.Has(i) {
 			hop[i], b = b[0], b[1:]
 		}
 	}
-	return b, nil
+	return rest, nil
 }
 
 // GrantReason says why a SUBSCRIBED grants no more than it does.
@@ -452,7 +466,7 @@ const (
 // Redirect names somebody who may push feeds that were refused.
 type Redirect struct {
 	Feeds FeedMask
-	Addr  netip.AddrPort
+	Addr  netip.AddrPort // invalid, and [::]:0 once decoded: who says it
 }
 
 // MaxRedirects bounds the redirects of a SUBSCRIBED.
@@ -469,8 +483,24 @@ type Subscribed struct {
 	Redirect  int // how many of them there are
 }
 
-const addrSize = 18
+const (
+	addrSize       = 18
+	subscribeSize  = 27 // less the hops
+	subscribedSize = 12 // less hops and redirects
+	redirectSize   = 4 + addrSize
+	peerSize       = addrSize + 1
+)
 
+// The longest messages: their length fits the byte that the encoders write.
+const (
+	_ = uint8(13 + progressSize + 5 + 2*Feeds)
+	_ = uint8(subscribeSize + Feeds)
+	_ = uint8(subscribedSize + Feeds + MaxRedirects*redirectSize)
+	_ = uint8(5 + MaxPeers*peerSize)
+)
+
+// appendAddr writes an address as 16 bytes, an IPv4 one as its mapped form
+// (RFC 4291 §2.5.5.2), the zone left out, and the port; an invalid one as zeros.
 func appendAddr(dst []byte, a netip.AddrPort) []byte {
 	ip := netip.IPv6Unspecified().As16()
 	if a.IsValid() {
@@ -487,14 +517,14 @@ func decodeAddr(b []byte) netip.AddrPort {
 // Append appends m as a message.
 func (m *Subscribed) Append(dst []byte) []byte {
 	feeds := m.Feeds & AllFeeds
-	dst = append(dst, MsgSubscribed, 0, byte(11+feeds.Count()+m.Redirect*(4+addrSize)))
+	dst = append(dst, MsgSubscribed, 0, byte(subscribedSize+feeds.Count()+m.Redirect*redirectSize))
 	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
 	dst = binary.BigEndian.AppendUint16(dst, m.Serial)
 	dst = binary.BigEndian.AppendUint32(dst, uint32(feeds))
-	dst = append(dst, byte(m.Reason))
+	dst = append(dst, byte(m.Reason), byte(m.Redirect))
 	dst = appendHops(dst, feeds, &m.Hop)
 	for _, r := range m.Redirects[:m.Redirect] {
-		dst = binary.BigEndian.AppendUint32(dst, uint32(r.Feeds))
+		dst = binary.BigEndian.AppendUint32(dst, uint32(r.Feeds&AllFeeds))
 		dst = appendAddr(dst, r.Addr)
 	}
 	return dst
@@ -502,21 +532,28 @@ func (m *Subscribed) Append(dst []byte) []byte {
 
 // Decode reads the body of a SUBSCRIBED.
 func (m *Subscribed) Decode(b []byte) error {
-	if len(b) < 11 {
+	if len(b) < subscribedSize {
 		return ErrShort
 	}
 	m.Channel = binary.BigEndian.Uint32(b)
 	m.Serial = binary.BigEndian.Uint16(b[4:])
-	m.Feeds = FeedMask(binary.BigEndian.Uint32(b[6:])) & AllFeeds
+	feeds := FeedMask(binary.BigEndian.Uint32(b[6:]))
+	m.Feeds = feeds & AllFeeds
 	m.Reason = GrantReason(b[10])
-	rest, err := decodeHops(b[11:], m.Feeds, &m.Hop)
-	m.Redirect = 0
-	for len(rest) >= 4+addrSize && m.Redirect < MaxRedirects {
-		m.Redirects[m.Redirect] = Redirect{FeedMask(binary.BigEndian.Uint32(rest)) & AllFeeds, decodeAddr(rest[4:])}
-		m.Redirect++
-		rest = rest[4+addrSize:]
+	n := int(b[11])
+	b, err := decodeHops(b[subscribedSize:], feeds, &m.Hop)
+	if err != nil || len(b) < n*redirectSize {
+		return ErrShort
 	}
-	return err
+	m.Redirect = min(n, MaxRedirects)
+	for i := range m.Redirects {
+		m.Redirects[i] = Redirect{}
+		if i < m.Redirect {
+			m.Redirects[i] = Redirect{FeedMask(binary.BigEndian.Uint32(b)) & AllFeeds, decodeAddr(b[4:])}
+			b = b[redirectSize:]
+		}
+	}
+	return nil
 }
 
 // Unsubscribe gives feeds back.
@@ -529,7 +566,7 @@ type Unsubscribe struct {
 func (m *Unsubscribe) Append(dst []byte) []byte {
 	dst = append(dst, MsgUnsubscribe, 0, 8)
 	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
-	return binary.BigEndian.AppendUint32(dst, uint32(m.Feeds))
+	return binary.BigEndian.AppendUint32(dst, uint32(m.Feeds&AllFeeds))
 }
 
 // Decode reads the body of an UNSUBSCRIBE.
@@ -564,8 +601,7 @@ func (m *State) Decode(b []byte) error {
 	}
 	m.Channel = binary.BigEndian.Uint32(b)
 	m.Progress.decode(b[4:])
-	m.Holdings.decode(b[4+progressSize:])
-	return nil
+	return m.Holdings.decode(b[4+progressSize:])
 }
 
 // Peer is somebody who takes part in a channel.
@@ -587,8 +623,9 @@ type Peers struct {
 
 // Append appends m as a message.
 func (m *Peers) Append(dst []byte) []byte {
-	dst = append(dst, MsgPeers, 0, byte(4+m.N*(addrSize+1)))
+	dst = append(dst, MsgPeers, 0, byte(5+m.N*peerSize))
 	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	dst = append(dst, byte(m.N))
 	for _, p := range m.Peers[:m.N] {
 		dst = appendAddr(dst, p.Addr)
 		dst = append(dst, bit(p.Free, 0)|bit(p.Good, 1))
@@ -598,15 +635,19 @@ func (m *Peers) Append(dst []byte) []byte {
 
 // Decode reads the body of a PEERS.
 func (m *Peers) Decode(b []byte) error {
-	if len(b) < 4 {
+	if len(b) < 5 || len(b) < 5+int(b[4])*peerSize {
 		return ErrShort
 	}
 	m.Channel = binary.BigEndian.Uint32(b)
-	m.N = 0
-	for b = b[4:]; len(b) >= addrSize+1 && m.N < MaxPeers; b = b[addrSize+1:] {
-		f := b[addrSize]
-		m.Peers[m.N] = Peer{decodeAddr(b), f&1 != 0, f&2 != 0}
-		m.N++
+	m.N = min(int(b[4]), MaxPeers)
+	b = b[5:]
+	for i := range m.Peers {
+		m.Peers[i] = Peer{}
+		if i < m.N {
+			f := b[addrSize]
+			m.Peers[i] = Peer{decodeAddr(b), f&1 != 0, f&2 != 0}
+			b = b[peerSize:]
+		}
 	}
 	return nil
 }
@@ -614,7 +655,7 @@ func (m *Peers) Decode(b []byte) error {
 // Audit asks a neighbour to try whether somebody passes a feed on.
 type Audit struct {
 	Channel uint32
-	Feed    uint8
+	Feed    uint8 // below Feeds
 	Addr    netip.AddrPort
 }
 
@@ -631,6 +672,9 @@ func (m *Audit) Decode(b []byte) error {
 	if len(b) < 5+addrSize {
 		return ErrShort
 	}
+	if b[4] >= Feeds {
+		return ErrFeed
+	}
 	m.Channel, m.Feed, m.Addr = binary.BigEndian.Uint32(b), b[4], decodeAddr(b[5:])
 	return nil
 }
@@ -638,7 +682,7 @@ func (m *Audit) Decode(b []byte) error {
 // Verdict answers an AUDIT: whether fresh shards came within its time.
 type Verdict struct {
 	Channel uint32
-	Feed    uint8
+	Feed    uint8 // below Feeds
 	Passes  bool
 	Addr    netip.AddrPort
 }
@@ -655,6 +699,9 @@ func (m *Verdict) Append(dst []byte) []byte {
 func (m *Verdict) Decode(b []byte) error {
 	if len(b) < 6+addrSize {
 		return ErrShort
+	}
+	if b[4] >= Feeds {
+		return ErrFeed
 	}
 	m.Channel, m.Feed, m.Passes, m.Addr = binary.BigEndian.Uint32(b), b[4], b[5]&1 != 0, decodeAddr(b[6:])
 	return nil

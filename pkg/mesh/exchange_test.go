@@ -1,0 +1,205 @@
+package mesh
+
+import (
+	"fmt"
+	"math/bits"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/sixcast/sixcast/internal/netem"
+	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/wire"
+)
+
+// crowd is a source with room for two streams and viewers that know it alone,
+// for so many seconds of a channel of theirs.
+func crowd(t *testing.T, viewers int, oneWay time.Duration, seconds int) (w *world, source *host, vs []*host) {
+	t.Helper()
+	w = newWorld(t, 3)
+	w.mesh = true
+	s := newStation(t, 1, block.NewRun(epoch, 1), 115*time.Millisecond, 152, 17)
+	p := netem.Params{Delay: oneWay / 2} // an uplink and a downlink
+	source = w.host("source", s.key.ID(), p, Config{Upload: 8_000_000})
+	s.feed(source, time.Second, seconds*1000/115)
+	for i := range viewers {
+		v := w.host(fmt.Sprint("viewer ", i), s.key.ID(), p, Config{Upload: 8_000_000})
+		vs = append(vs, v)
+		w.at(2*time.Second+time.Duration(i)*500*time.Millisecond, func() { v.dial(source) })
+	}
+	return w, source, vs
+}
+
+func TestThoseWhoAreNamedAreDialledHoweverFarTheyAre(t *testing.T) {
+	for _, oneWay := range []time.Duration{5 * time.Millisecond, 100 * time.Millisecond} {
+		w, _, vs := crowd(t, 4, oneWay, 15)
+		w.run(15 * time.Second)
+		for i, v := range vs {
+			for j, o := range vs {
+				if i != j && !v.node.linked(o.addr) {
+					t.Errorf("%v one way: viewer %d has not met viewer %d", oneWay, i, j)
+				}
+			}
+		}
+	}
+}
+
+func TestAParentThatMissedAnUnsubscribeIsToldAgain(t *testing.T) {
+	w, source, vs := crowd(t, 2, 10*time.Millisecond, 20)
+	far, v := vs[0], vs[1]
+	w.run(10 * time.Second)
+	by := func(h, o *host) *neighbour {
+		for _, nb := range h.ch.neighbours {
+			if nb.peer.link.Addr() == o.addr {
+				return nb
+			}
+		}
+		t.Fatal("not linked")
+		return nil
+	}
+	// It pushes all, though what it pushes comes from the source earlier, and
+	// then v thinks that it has been told to stop.
+	p := &by(far, v).push
+	p.setMask(wire.AllFeeds, w.now)
+	far.ch.countChildren()
+	v.ch.leave(by(v, far))
+	by(v, far).asked, by(v, far).changed = 0, false
+	by(v, far).notBefore = w.now + time.Minute
+	dup := v.node.stats.Duplicates
+	w.run(15 * time.Second)
+	if p.mask != 0 {
+		t.Errorf("after 5 s it still pushes %018b, %d shards for nothing", p.mask, v.node.stats.Duplicates-dup)
+	}
+	if by(source, v).push.mask == 0 {
+		t.Error("the source should push")
+	}
+}
+
+func TestDeadAddressesAreForgotten(t *testing.T) {
+	w, _, vs := crowd(t, 1, 10*time.Millisecond, 1)
+	v := vs[0]
+	w.run(5 * time.Second)
+	for i := range uint16(maxFromOne) {
+		v.ch.know(netip.AddrPortFrom(netip.MustParseAddr("2001:db8::1"), 1000+i), v.ch.neighbours[0], true)
+	}
+	w.run(90 * time.Second)
+	if n := len(v.ch.book); n > 0 {
+		t.Errorf("%d of %d are still tried", n, maxFromOne)
+	}
+}
+
+// What a neighbour no longer calls live has not come from the source itself.
+func TestWhatIsNotLiveHasNoNewHop(t *testing.T) {
+	w, source, vs := crowd(t, 1, 10*time.Millisecond, 5)
+	w.run(4 * time.Second)
+	c := vs[0].ch
+	nb := c.neighbours[0]
+	if nb.peer.link.Addr() != source.addr || c.hop(0) != 1 {
+		t.Fatalf("hop %d", c.hop(0))
+	}
+	state := func(live wire.FeedMask, hop uint8) {
+		s := wire.State{Channel: c.tag, Progress: nb.theirs, Holdings: wire.Holdings{Live: live}}
+		for i := range s.Holdings.Hop {
+			s.Holdings.Hop[i] = hop
+		}
+		var m wire.State
+		if _, b, _, _ := wire.Next(s.Append(nil)); m.Decode(b) != nil {
+			t.Fatal("not read back")
+		}
+		nb.onState(m.Progress, &m.Holdings)
+	}
+	for _, x := range []struct {
+		live wire.FeedMask
+		say  uint8
+		want int
+	}{{1, 4, 5}, {0, 0, 5}, {1, 6, 7}} {
+		if state(x.live, x.say); c.hop(0) != x.want {
+			t.Errorf("live %b at hop %d: we are at hop %d, want %d", x.live, x.say, c.hop(0), x.want)
+		}
+	}
+}
+
+func TestABacklogIsSentToWhoWantsNothingElse(t *testing.T) {
+	w, source, vs := crowd(t, 1, 10*time.Millisecond, 10)
+	v := vs[0]
+	v.ch.waitUntil = Never // it asks for no feeds
+	w.run(10 * time.Second)
+	nb, c := source.ch.neighbours[0], source.ch
+	m := wire.Subscribe{Channel: c.tag, Serial: 1, Feeds: wire.AllFeeds &^ wire.Second, BackfillOnly: true, Run: c.run, First: wire.FromRAP}
+	for i := range m.Hop {
+		m.Hop[i] = wire.NoHop
+	}
+	nb.onSubscribe(&m)
+	v.ch.neighbours[0].filling = Never // as if it had asked
+	rap := c.rap
+	source.node.Flush(w.now)
+	source.wake()
+	w.run(12 * time.Second)
+	if _, ok := v.blocks[rap]; !ok || nb.push.mask != 0 {
+		t.Errorf("of the backlog since block %d %d blocks have come; it is pushed %b", rap, len(v.blocks), nb.push.mask)
+	}
+}
+
+// The stripe that its child wants half of may be refused: no other is halved.
+func TestOnlyTheStripeThatWasNamedIsHalved(t *testing.T) {
+	w, source, _ := crowd(t, 1, 10*time.Millisecond, 5)
+	w.run(4 * time.Second)
+	p := &source.ch.neighbours[0].push
+	s := source.ch.slot(source.ch.next - 1)
+	for _, x := range []struct {
+		granted wire.FeedMask
+		want    int
+	}{{1<<3 | 1<<12, 3}, {1 << 3, 2}, {1 << 12, 1}} {
+		p.subscribe(&wire.Subscribe{Feeds: 1<<3 | 1<<12, Half: true, First: wire.FromNext}, x.granted)
+		if got := bits.OnesCount64(p.wanted(s.b.Manifest())); got != x.want {
+			t.Errorf("%b: %d shards a block, want %d", x.granted, got, x.want)
+		}
+	}
+}
+
+func TestWhatIsDialledBecauseOthersSaySo(t *testing.T) {
+	for _, x := range []struct {
+		addr, by string
+		want     bool
+	}{
+		{"[2001:db8::1]:6466", "[2001:db8::2]:6466", true},
+		{"[fd00::1]:6466", "[2001:db8::2]:6466", true},
+		{"[::1]:6466", "[::1]:6467", true},
+		{"[::1]:6466", "[2001:db8::2]:6466", false},
+		{"[2001:db8::1]:0", "[2001:db8::2]:6466", false},
+		{"[fe80::1]:6466", "[fe80::2]:6466", false},
+		{"[ff02::1]:6466", "[2001:db8::2]:6466", false},
+		{"[::]:6466", "[2001:db8::2]:6466", false},
+		{"[::ffff:192.0.2.1]:6466", "[2001:db8::2]:6466", false},
+		{"192.0.2.1:6466", "[2001:db8::2]:6466", false},
+	} {
+		if got := dialable(netip.MustParseAddrPort(x.addr), netip.MustParseAddrPort(x.by)); got != x.want {
+			t.Errorf("%s, named by %s: %v", x.addr, x.by, got)
+		}
+	}
+}
+
+// Only those whom a person named are dialled for ever.
+func TestWhoWasNamedByOthersIsNotKept(t *testing.T) {
+	w, source, vs := crowd(t, 6, 30*time.Millisecond, 15)
+	for _, v := range vs[1:] { // told at once of each other, they dial at once
+		w.at(7*time.Second, func() {
+			for _, o := range vs {
+				if o != v {
+					v.node.dialNamed(v.ch, o.addr)
+				}
+			}
+			v.node.dialNamed(v.ch, source.addr)
+			v.wake()
+		})
+	}
+	w.run(15 * time.Second)
+	for i, v := range vs {
+		for _, nb := range v.ch.neighbours {
+			named := nb.peer.link.Addr() != source.addr
+			if nb.dialled && nb.lead != named {
+				t.Errorf("viewer %d: %v dialled %v, lead %v", i, nb.peer.link.Addr(), nb.dialled, nb.lead)
+			}
+		}
+	}
+}
