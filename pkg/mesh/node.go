@@ -573,9 +573,10 @@ func (n *Node) misbehaved(nb *neighbour, what string) {
 // Stats are the node's counters and what holds now.
 type Stats struct {
 	Counters
-	Links    int        `json:"links"`
-	Children int        `json:"children"`
-	Uplink   pace.Stats `json:"uplink"`
+	Links      int        `json:"links"`
+	Neighbours int        `json:"neighbours"` // peers that take part in a channel of ours
+	Children   int        `json:"children"`
+	Uplink     pace.Stats `json:"uplink"`
 }
 
 // Stats takes a reading.
@@ -583,6 +584,9 @@ func (n *Node) Stats() Stats {
 	s := Stats{Counters: n.stats, Links: len(n.order), Uplink: n.bucket.Stats()}
 	for _, p := range n.order {
 		for _, nb := range p.joined {
+			if nb.joined && p.link.Established() {
+				s.Neighbours++
+			}
 			if nb.push.mask != 0 {
 				s.Children++
 			}
