@@ -25,7 +25,7 @@ func TestIngestKilledAndStartedAgain(t *testing.T) {
 	n := testnet.New(t, testnet.Config{Seed: 1, Hosts: testnet.Hosts(3, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond})})
 	h := n.Hosts()
 	src := s.fifo(h[0])
-	s.join(h[1], h[0])
+	s.join(h[1], h[0], "--no-pex")
 	v := s.watch(h[2], h[1])
 	ready()
 	var pieces []piece
@@ -96,7 +96,7 @@ func TestTwoSourcesOfOneChannel(t *testing.T) {
 			older.air(clipH264.path(t), "--loop")
 			var v *viewer
 			if c.middle {
-				s.join(h[2], h[0], "--peer", peer(h[1]))
+				s.join(h[2], h[0], "--peer", peer(h[1]), "--no-pex")
 				v = s.watch(h[3], h[2])
 			} else {
 				v = s.watch(h[3], h[0], "--peer", peer(h[1]))
