@@ -23,7 +23,7 @@ type chain struct {
 
 func newChain(t testing.TB, relays int, down netem.Params, seed uint64, args ...string) *chain {
 	t.Helper()
-	c := &chain{station: newStation(t), net: testnet.New(t, testnet.Config{Seed: seed, Hosts: testnet.Hosts(relays+1, netem.Params{}, down)})}
+	c := &chain{station: newStation(t), net: testnet.New(t, testnet.Config{Seed: seed, Acquainted: true, Hosts: testnet.Hosts(relays+1, netem.Params{}, down)})}
 	args = append(args, "--no-pex")
 	c.src = c.station.source(c.host(0), args...)
 	for i := 1; i < relays; i++ {

@@ -14,7 +14,7 @@ import (
 // served without a gap, and a third is told that there is no room.
 func TestUploadCap(t *testing.T) {
 	s := newStation(t)
-	h := testnet.New(t, testnet.Config{Seed: 1, Hosts: testnet.Hosts(5, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond})}).Hosts()
+	h := testnet.New(t, testnet.Config{Seed: 1, Acquainted: true, Hosts: testnet.Hosts(5, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond})}).Hosts()
 	src := s.source(h[0])
 	s.join(h[1], h[0], "--upload", "5M")
 	src.air(clipGOP2.path(t))
