@@ -193,3 +193,33 @@ func BenchmarkForward(b *testing.B) {
 	b.ReportMetric(float64(took)/float64(n.out), "relay-ns/datagram")
 	b.ReportMetric(float64(n.out)/float64(n.in), "out/in")
 }
+
+// TestColdChainPlaysAtOnce: everybody waits already when the source begins. A
+// relay tells what has come to life in one message or two, and sends a
+// newcomer the manifests before their shards, though it had asked for them.
+func TestColdChainPlaysAtOnce(t *testing.T) {
+	w := newWorld(t, 7)
+	s := newDefaultStation(t)
+	id := s.key.ID()
+	last := w.host("source", id, wan(), Config{})
+	source := last
+	var chain []*host
+	for _, name := range []string{"r1", "r2", "r3", "viewer"} {
+		h := w.host(name, id, wan(), Config{})
+		h.dial(last)
+		chain, last = append(chain, h), h
+	}
+	s.feed(source, time.Second, 60)
+	w.run(12 * time.Second)
+	for hop, h := range chain {
+		s.whole(t, h, 0)
+		d := h.inOrder()
+		// A round trip and a half of 50 ms for each hop to be told, to ask and
+		// to be sent, what that lasts at 8 times the clock, and the source's
+		// turn to speak.
+		if most, want := percentile(d, 1), 150*time.Millisecond+time.Duration(hop+1)*90*time.Millisecond; most > want {
+			t.Errorf("%s: a block came after %v, want %v", h.name, most, want)
+		}
+		t.Logf("%s: delays p50 %v, max %v; %d requests", h.name, percentile(d, .5), percentile(d, 1), h.node.Stats().Requests)
+	}
+}

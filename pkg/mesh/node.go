@@ -198,8 +198,10 @@ type Counters struct {
 const (
 	houseEvery    = 50 * time.Millisecond
 	stateEvery    = 500 * time.Millisecond
-	stateAgain    = 150 * time.Millisecond // a change, after the last
-	stateApart    = 2 * time.Second        // to who neither gives nor takes
+	stateGather   = 20 * time.Millisecond // changes that are told together
+	stateRate     = 6                     // changes told to one neighbour a second
+	stateBurst    = 4
+	stateApart    = 2 * time.Second // to who neither gives nor takes
 	stateIdle     = 250 * time.Millisecond
 	beaconEvery   = 250 * time.Millisecond
 	describeEvery = time.Second      // into a group

@@ -252,11 +252,14 @@ func (p *pusher) enlist(s *slot, have uint64, feeds wire.FeedMask) {
 	}
 	if feeds.Has(wire.FeedManifest) && p.mask.Has(wire.FeedManifest) && d.manifest&manifestSent == 0 {
 		p.oweManifest(d, manifestWanted)
+		d.manifest &^= manifestAsked // requested before: now it comes in its turn
 	}
 	if feeds.Has(wire.FeedSecond) && p.mask.Has(wire.FeedSecond) && !p.mask.Has(wire.FeedManifest) && d.manifest&secondSent == 0 {
 		p.oweManifest(d, secondWanted)
 	}
-	p.owe(d, have&p.wanted(s.b.Manifest())&^d.sent)
+	have &= p.wanted(s.b.Manifest()) &^ d.sent
+	d.asked &^= have
+	p.owe(d, have)
 	p.offered = max(p.offered, s.number+1)
 }
 
