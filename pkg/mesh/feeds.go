@@ -233,7 +233,7 @@ func (c *Channel) holdings() (h wire.Holdings) {
 func (nb *neighbour) parentable() bool {
 	now := nb.ch.node.now
 	return nb.joined && nb.serves && nb.denied == 0 && nb.peer.link.Established() &&
-		now >= nb.notBefore && nb.empty < emptyGrants && now-nb.peer.link.Heard() < mute
+		now >= nb.notBefore && (nb.empty < emptyGrants || now >= nb.distrust) && now-nb.peer.link.Heard() < mute
 }
 
 // offers reports whether nb can push feed i to us: it is live there, and not
@@ -547,6 +547,7 @@ func (nb *neighbour) appendSubscribe(dst []byte) []byte {
 func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 	n, c := nb.ch.node, nb.ch
 	if m.Serial != nb.serial {
+		nb.asks = min(nb.asks, 1) // it answers; we have asked for something else since
 		return
 	}
 	if nb.backfill {
@@ -622,13 +623,9 @@ func (c *Channel) watch() {
 		return
 	}
 	last := Time(0)
-	others := 0
 	for _, nb := range c.neighbours {
 		if nb.asked != 0 && nb.acked {
 			last = max(last, nb.lastData)
-		}
-		if nb.parentable() {
-			others++
 		}
 	}
 	block := c.blockTime()
@@ -653,7 +650,7 @@ func (c *Channel) watch() {
 			if n.now-nb.askedAt < nb.rtt()+100*time.Millisecond {
 				break
 			}
-			if nb.asks >= 3 && others > 1 {
+			if nb.asks >= 3 && nb.dispensable() {
 
 				nb.notBefore = n.now + 400*time.Millisecond*time.Duration(nb.asks)
 				nb.fail()
@@ -661,18 +658,23 @@ func (c *Channel) watch() {
 			} else {
 				nb.peer.tell(nb.appendSubscribe)
 			}
-		case nb.due >= enough && nb.got < nb.due*(1-tooMuchLoss) && others > 1:
+		case nb.due >= enough && nb.got < nb.due*(1-tooMuchLoss) && nb.dispensable():
 
 			nb.due, nb.got = 0, 0
 			nb.fail()
 			nb.notBefore = n.now + time.Second
 			c.leave(nb)
-		case n.now-nb.peer.link.Heard() > mute && others > 0:
+		case n.now-nb.peer.link.Heard() > mute && nb.dispensable():
 
 			nb.fail()
 			c.leave(nb)
 		case n.now-max(nb.lastData, nb.grantedAt, c.silentSince, nb.askedAt) > deadParent+2*block+nb.half():
 
+			if !nb.dispensable() {
+				// It may have forgotten us, or stand still for a moment.
+				nb.peer.tell(nb.appendSubscribe)
+				break
+			}
 			if !nb.delivered {
 				nb.empty++
 			}
@@ -692,7 +694,7 @@ func (c *Channel) watch() {
 			f.from.notBefore = max(f.from.notBefore, n.now+500*time.Millisecond)
 			f.from.held.Live &^= 1 << i
 			c.drop(i)
-		} else if beyond(c.next, max(f.latest, f.joint), uint64(lagTime/max(block, 8*time.Millisecond))+2) && n.now-f.since > lagTime+block {
+		} else if beyond(c.next, max(f.latest, f.joint), uint64(lagTime/max(block, 8*time.Millisecond))+2) && n.now-f.since > lagTime+block && f.from.dispensable() {
 
 			// It brings what everybody else had long ago.
 			f.from.fail()
@@ -700,6 +702,22 @@ func (c *Channel) watch() {
 			c.drop(i)
 		}
 	}
+}
+
+// dispensable reports whether somebody else could push what nb does, so that
+// it may be left for what may be no more than a bad moment.
+func (nb *neighbour) dispensable() bool {
+	c := nb.ch
+	m := c.feedsOf(nb)
+	if m.Has(wire.FeedSecond) {
+		m |= wire.Manifest
+	}
+	for _, o := range c.neighbours {
+		if o != nb && o.held.Live&^o.push.mask&m != 0 && o.parentable() {
+			return true
+		}
+	}
+	return false
 }
 
 // fail makes nb the last choice for a while that doubles.
@@ -747,7 +765,7 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	if h := c.hop(i); h != wire.NoHop {
 		c.lastHop[min(i, wire.FeedManifest)] = h
 	}
-	if s.b == nil || s.number+2 < c.next {
+	if s.b == nil || s.number+2 < c.next || !f.granted || s.first < f.since {
 		return // late: a backlog, or a repair
 	}
 	if d := n.UTC(n.now).Sub(s.b.Manifest().Created).Seconds(); f.delay == 0 {
@@ -755,7 +773,7 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	} else {
 		f.delay += (d - f.delay) / 16
 	}
-	x := (n.now - s.first).Seconds()
+	x := max(n.now-s.first, time.Microsecond).Seconds() // 0 is not known
 	if f.offset == 0 {
 		f.offset, f.spread = x, x/2
 		return

@@ -142,7 +142,7 @@ type askOnce struct {
 
 const (
 	// initialLoss is taken for the loss before any is known.
-	initialLoss = 0.004
+	initialLoss = 0.01
 )
 
 func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
