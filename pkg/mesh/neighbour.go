@@ -74,6 +74,7 @@ type neighbour struct {
 	saidState  Time
 	saidLive   wire.FeedMask // what the last STATE said
 	saying     allowance     // STATE because of changes
+	sayAgain   Time          // when it is told once more; 0 never
 	saidNewer  Time
 	described  Time // when the descriptor was last sent
 }

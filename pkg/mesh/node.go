@@ -198,8 +198,9 @@ type Counters struct {
 const (
 	houseEvery    = 50 * time.Millisecond
 	stateEvery    = 500 * time.Millisecond
-	stateGather   = 20 * time.Millisecond // changes that are told together
-	stateRate     = 6                     // changes told to one neighbour a second
+	stateGather   = 20 * time.Millisecond  // changes that are told together
+	stateAgain    = 200 * time.Millisecond // and once more to who has nothing and does not ask
+	stateRate     = 6                      // changes told to one neighbour a second
 	stateBurst    = 4
 	stateApart    = 2 * time.Second // to who neither gives nor takes
 	stateIdle     = 250 * time.Millisecond

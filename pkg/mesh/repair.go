@@ -551,6 +551,7 @@ func (c *Channel) sayChange() {
 		// Feeds come to life one after another: a moment makes one message of it.
 		if n.now-nb.saidState >= stateGather && nb.saying.take(n.now) {
 			nb.sayState()
+			nb.sayAgain = n.now + stateAgain
 		} else {
 			all = false // housekeep tries again
 		}
@@ -624,6 +625,12 @@ func (c *Channel) housekeep() {
 		}
 		if nb.push.mask != 0 && n.now-nb.described > refreshEvery {
 			nb.describe() // the first one may have been lost
+		}
+		if nb.sayAgain != 0 && n.now >= nb.sayAgain {
+			nb.sayAgain = 0
+			if nb.held.Live.Stripes() == 0 && nb.push.mask == 0 && c.live() != 0 {
+				nb.sayState() // it has nothing and does not ask: the first one was lost
+			}
 		}
 		every := stateEvery
 		if nb.push.mask == 0 && nb.asked == 0 {
