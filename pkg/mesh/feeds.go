@@ -689,7 +689,7 @@ func (c *Channel) watch() {
 			continue
 		}
 		// The second copy may be all that comes of it.
-		if n.now-max(f.heard, f.since, c.silentSince) > starved+2*block+f.from.lagVia(i)/4 {
+		if n.now-max(f.heard, f.since, f.backAt, c.silentSince) > starved+2*block+f.from.lagVia(i)/4 {
 
 			f.from.notBefore = max(f.from.notBefore, n.now+500*time.Millisecond)
 			f.from.held.Live &^= 1 << i

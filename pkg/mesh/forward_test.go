@@ -223,3 +223,38 @@ func TestColdChainPlaysAtOnce(t *testing.T) {
 		t.Logf("%s: delays p50 %v, max %v; %d requests", h.name, percentile(d, .5), percentile(d, 1), h.node.Stats().Requests)
 	}
 }
+
+// TestNewcomersAtTheCapLoseNothing: two viewers come one after the other to a
+// relay whose uplink is all but used by them. What came out of turn would make
+// them give up on what is before it.
+func TestNewcomersAtTheCapLoseNothing(t *testing.T) {
+	for _, join := range []Time{3 * time.Second, 3300 * time.Millisecond, 4 * time.Second} {
+		w := newWorld(t, 1)
+		s := newStation(t, 1, block.NewRun(epoch, 1), 153*time.Millisecond, 153, 13)
+		id := s.key.ID()
+		p := netem.Params{Delay: 5 * time.Millisecond}
+		source := w.host("source", id, p, Config{})
+		relay := w.host("relay", id, p, Config{Upload: 5_000_000})
+		relay.dial(source)
+		first := w.host("first", id, p, Config{})
+		second := w.host("second", id, p, Config{})
+		s.feed(source, 0, 84)
+		w.at(join, func() { first.dial(relay) })
+		w.at(join+80*time.Millisecond, func() { second.dial(relay) })
+		w.run(20 * time.Second)
+		for _, v := range []*host{first, second} {
+			s.whole(t, v, 13)
+			begins := v.blocks[13] - join
+			if begins > 300*time.Millisecond {
+				t.Errorf("%s: the picture begins %v after the first came", v.name, begins)
+			}
+			// In order: no gap is ever waited for.
+			for k := block.Number(14); k < 40; k++ {
+				if v.blocks[k] < v.blocks[k-1] {
+					t.Errorf("%s: block %d came before block %d", v.name, k, k-1)
+				}
+			}
+			t.Logf("%s: the picture begins after %v, the last block is %v old", v.name, begins, epoch.Add(v.blocks[83]).Sub(v.born[83]))
+		}
+	}
+}
