@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"github.com/sixcast/sixcast/internal/netem"
 	"net/netip"
 	"runtime"
 	"testing"
