@@ -256,7 +256,7 @@ func (c *Channel) shed() {
 	over := n.used(nil) - n.promisable(c)
 	// What counts is whether things have to wait.
 	x := 0.0
-	if n.late() {
+	if n.now-n.keptSince > serveWithin {
 		x = 1
 	}
 	c.waiting += (x - c.waiting) / 16
