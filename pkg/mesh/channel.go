@@ -38,6 +38,10 @@ type Channel struct {
 	cands       []*neighbour     // while parents are chosen
 	children    wire.FeedMask    // feeds that somebody takes from us
 	waiting     float64          // share of the time that what is promised has to wait, of late
+	orders      []order          // audits that we have ordered
+	rests       []rest           // roots that passed nothing on
+	trials      []trial          // audits that we carry out
+	auditAt     Time
 	overSince   Time             // since when more is promised than we can send
 	askedFor    [wire.Feeds]Time // when somebody last wanted it of us
 	lastHop     [wire.Feeds]int  // our last known distance on each feed
@@ -57,8 +61,6 @@ type Channel struct {
 	silentSince Time          // since when nobody delivers
 	clockBase   time.Duration // what our clock is ahead of the source's, as the feeds show
 	waitUntil   Time          // no feeds are asked for before: there is no room
-	hungry      Time          // since when too few feeds are live
-	waits       uint8         // times in a row
 	redials     []redial
 	source      bool // fed by a pipe: this node is where the channel comes from
 	superseded  bool
@@ -343,7 +345,11 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 			return
 		}
 		if f := &c.feeds[stripe]; s.held&bit == 0 && f.from != from && f.next != from {
-			c.stray(from)
+			if c.tried(from).Has(stripe) && flags&block.Regenerated == 0 && s.b.Confirm(index, flags, payload) {
+				c.endTrial(from, stripe, true, true)
+			} else {
+				c.stray(from)
+			}
 			return
 		}
 		if !s.b.Confirm(index, flags, payload) {
@@ -372,6 +378,9 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 		s.pushed |= bit // it would have been pushed, too
 	}
 	s.last = n.now
+	if pushed && len(c.trials) > 0 && flags&block.Regenerated == 0 {
+		c.endTrial(from, stripe, true, true)
+	}
 	if pushed {
 		c.came(from, stripe, s, flags&block.Regenerated == 0)
 		if f := &c.feeds[stripe]; f.from != from && f.next != from {

@@ -84,6 +84,9 @@ func (c *Channel) feedsOf(nb *neighbour) (m wire.FeedMask) {
 	return m
 }
 
+// wantOf is that and what nb is on trial for.
+func (c *Channel) wantOf(nb *neighbour) wire.FeedMask { return c.feedsOf(nb) | c.tried(nb) }
+
 // taken is the set of feeds that have a parent.
 func (c *Channel) taken() (m wire.FeedMask) {
 	for i := range c.feeds {
@@ -480,7 +483,7 @@ func (c *Channel) resubscribe() {
 			continue // JOIN carries it, or it waits for JOINED
 		}
 		nb.changed = false
-		m := c.feedsOf(nb)
+		m := c.wantOf(nb)
 		if m == nb.asked && nb.askedHalf == c.halfOf(m) {
 			continue
 		}
@@ -517,7 +520,7 @@ func (c *Channel) halfOf(m wire.FeedMask) bool {
 func (nb *neighbour) appendSubscribe(dst []byte) []byte {
 	n, c := nb.ch.node, nb.ch
 	nb.serial++
-	feeds := c.feedsOf(nb)
+	feeds := c.wantOf(nb)
 	nb.asked, nb.acked, nb.changed = feeds, false, false
 	nb.askedHalf = c.halfOf(feeds)
 	nb.askedAt = n.now
@@ -555,7 +558,7 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 	if nb.backfill {
 		nb.acked, nb.backfill = true, false
 		nb.asked = 0
-		if c.feedsOf(nb) != 0 {
+		if c.wantOf(nb) != 0 {
 			nb.change()
 		}
 		return
@@ -565,6 +568,13 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 	nb.asked &= m.Feeds
 	if m.Feeds != 0 && nb.grantedAt == 0 {
 		nb.grantedAt = n.now
+	}
+	for _, i := range c.triedOf(nb) {
+		if m.Feeds.Has(i) {
+			c.grantTrial(nb, i)
+		} else if refused.Has(i) {
+			c.endTrial(nb, i, false, false)
+		}
 	}
 	for i := range c.feeds {
 		f := &c.feeds[i]
@@ -793,5 +803,5 @@ func (c *Channel) stray(nb *neighbour) {
 		return
 	}
 	nb.strayAt = n.now
-	nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Feeds: wire.AllFeeds &^ c.feedsOf(nb)}).Append)
+	nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Feeds: wire.AllFeeds &^ c.wantOf(nb)}).Append)
 }

@@ -100,6 +100,9 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		}
 	}
 	left := n.left(nb)
+	if c.source && nb.rests() {
+		left = 0
+	}
 	held := 0
 	for i := range wire.Feeds {
 		if feeds.Has(i) {
@@ -142,7 +145,16 @@ func (nb *neighbour) quota() int {
 	if c.rate == 0 || !nb.serves {
 		return 0
 	}
-	return min(maxRoot, int(promise*c.believe(nb.uplink)*125/c.stripeRate()/rootChildren))
+	most := maxRoot
+	if c.source && c.node.exchanges() {
+		if nb.rests() {
+			return 0
+		}
+		if !nb.proof.proven && c.servers() > smallSwarm {
+			most = 1
+		}
+	}
+	return min(most, int(promise*c.believe(nb.uplink)*125/c.stripeRate()/rootChildren))
 }
 
 // reserve is what must be left after feed i was granted. A source keeps room

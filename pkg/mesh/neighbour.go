@@ -69,6 +69,8 @@ type neighbour struct {
 	subSerial  uint16
 	reason     wire.GrantReason // of the last answer
 	uplink     uint32           // as it says, kbit/s
+	proof      proof            // that it passes on what it gets
+	auditing   allowance        // AUDITs of theirs that are carried out
 	promised   int              // others sent to it since it said what room it has
 	repairs    allowance        // what they may request, and be sent of a backlog again
 	changes    allowance        // SUBSCRIBE and STATE that are looked at
@@ -154,15 +156,16 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 		}
 	}
 	nb := &neighbour{
-		peer:    p,
-		ch:      c,
-		since:   n.now,
-		verify:  fullAllowance(verifyRate, verifyBurst),
-		repairs: fullAllowance(0, block.MaxShards*maxQueue), // cut to what the stream takes at the first use
-		asking:  fullAllowance(askRate, askRate),
-		changes: fullAllowance(changeRate, changeBurst),
-		naming:  fullAllowance(1, 4),
-		saying:  fullAllowance(stateRate, stateBurst),
+		peer:     p,
+		ch:       c,
+		since:    n.now,
+		verify:   fullAllowance(verifyRate, verifyBurst),
+		repairs:  fullAllowance(0, block.MaxShards*maxQueue), // cut to what the stream takes at the first use
+		asking:   fullAllowance(askRate, askRate),
+		changes:  fullAllowance(changeRate, changeBurst),
+		naming:   fullAllowance(1, 4),
+		auditing: fullAllowance(4, 8),
+		saying:   fullAllowance(stateRate, stateBurst),
 	}
 	nb.push.owner = nb
 	for i := range nb.held.Hop {
@@ -206,6 +209,7 @@ func (c *Channel) lose(nb *neighbour) {
 			c.book[i].from = nil
 		}
 	}
+	c.forgetTrials(nb)
 	c.leave(nb)
 	nb.push.setMask(0, c.node.now)
 	c.countChildren()
@@ -242,7 +246,7 @@ func (nb *neighbour) appendJoin(dst []byte) []byte {
 		c.guess(nb)
 	}
 	switch {
-	case c.feedsOf(nb) != 0:
+	case c.wantOf(nb) != 0:
 		dst = nb.appendSubscribe(dst)
 	case c.group.repairer == nb && !c.begun:
 		// The backlog since the last random access point, for a quick start.
@@ -390,6 +394,22 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 		}
 		if nb := p.joinedAs(m.Channel); nb != nil {
 			nb.onPeers(&m)
+		}
+	case wire.MsgAudit:
+		var m wire.Audit
+		if err := m.Decode(body); err != nil {
+			return err
+		}
+		if nb := p.joinedAs(m.Channel); nb != nil {
+			nb.onAudit(&m)
+		}
+	case wire.MsgVerdict:
+		var m wire.Verdict
+		if err := m.Decode(body); err != nil {
+			return err
+		}
+		if nb := p.joinedAs(m.Channel); nb != nil {
+			nb.onVerdict(&m)
 		}
 	case wire.MsgRequest:
 		var m wire.Request

@@ -194,6 +194,7 @@ type Counters struct {
 	ManifestsForked uint64 `json:"manifests_forked"`
 	Evictions       uint64 `json:"evictions"`  // feeds taken from a child for another
 	Shed            uint64 `json:"shed_feeds"` // feeds taken from a child for lack of uplink
+	Condemned       uint64 `json:"condemned"`  // children that passed on nothing of what they got from us, the source
 	Waits           uint64 `json:"waits"`      // times that we gave up for a while for lack of room
 }
 

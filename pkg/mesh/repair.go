@@ -583,6 +583,8 @@ func (c *Channel) housekeep() {
 	c.askMissed()
 	c.setMargin()
 	c.watch()
+	c.settleTrials()
+	c.audit()
 	c.forgetSilent()
 	if n.exchanges() {
 		n.bucket.Step(pace.Rate(oneMore * c.stripeRate()))

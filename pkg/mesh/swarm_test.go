@@ -166,6 +166,4 @@ func swarm(t *testing.T, seed uint64, n int, loss float64) {
 
 var dbgSwarm func(w *world, source *host, vs []*host)
 
-func bn(k int) block.Number { return block.Number(k) }
-
 var dbgTick func(w *world, source *host, vs []*host)
