@@ -28,6 +28,7 @@ const defaultPatience = 30 * time.Second
 
 type options struct {
 	peers     []string
+	noPEX     bool
 	listen    string
 	upload    cli.Upload
 	multicast cli.Multicast
@@ -74,6 +75,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.Var(&o.timeout, "timeout", "give up with exit status 3 when nothing has come for `TIME` at first (default: never)")
 	f.Lookup("timeout").DefValue = ""
 	f.StringArrayVar(&o.peers, "peer", nil, "connect to `[ADDR]:PORT`, besides the URI's peers (repeatable)")
+	cli.NoPEX(f, &o.noPEX)
 	f.StringVar(&o.listen, "listen", "[::]:0", "listen on `[ADDR]:PORT`; port 0 takes a free one")
 	o.upload.AddFlags(f)
 	o.multicast.AddFlags(f, "take the channel from its multicast group on `IFACE`; peers repair what is lost")
@@ -118,7 +120,7 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 
 func (o *options) node(ctx context.Context, app *cli.App, uri channel.URI) (cfg node.Config, err error) {
 	cfg = node.Config{
-		Channel: uri.ID, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), Logger: app.Log,
+		Channel: uri.ID, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), NoExchange: o.noPEX, Logger: app.Log,
 		Patience: time.Duration(o.patience), KeepBytes: maxHeld,
 	}
 	if cfg.Listen, err = cli.ParseListen(o.listen); err != nil {

@@ -24,6 +24,7 @@ import (
 type options struct {
 	source    string
 	peers     []string
+	noPEX     bool
 	listen    string
 	upload    cli.Upload
 	multicast cli.Multicast
@@ -61,6 +62,7 @@ are printed on stderr.` + "\n" + cli.ExitStatus("Exit status is 1 too if another
 func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.source, "source", "", "read the block stream from `PATH`: a FIFO (made if missing), a Unix socket, a file,\nor unix:PATH to listen on a Unix socket; FIFOs and sockets outlive ingest")
 	f.StringArrayVar(&o.peers, "peer", nil, "connect to `[ADDR]:PORT` (repeatable)")
+	cli.NoPEX(f, &o.noPEX)
 	f.StringVar(&o.listen, "listen", "[::]:0", "listen on `[ADDR]:PORT`; port 0 takes a free one")
 	o.upload.AddFlags(f)
 	o.multicast.AddFlags(f, "feed the channel's multicast group out of `IFACE`")
@@ -85,6 +87,7 @@ type relay struct {
 	lastBlock time.Time
 	blocks    uint64
 	waits     waiting
+	company   node.Company
 	out       *tee
 }
 
@@ -98,7 +101,7 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 	if err != nil {
 		return err
 	}
-	cfg := node.Config{Listen: listen, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), KeepBytes: int(o.keep), Logger: app.Log}
+	cfg := node.Config{Listen: listen, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), KeepBytes: int(o.keep), NoExchange: o.noPEX, Logger: app.Log}
 	var uri channel.URI
 	if len(args) == 1 {
 		if o.source != "" {
@@ -328,7 +331,10 @@ func (r *relay) event(e node.Event) {
 	case mesh.EventClosed:
 		log.Debug("link closed", "peer", e.Peer, "why", e.Text)
 	case mesh.EventParent:
-		if e.Peer.IsValid() {
+		r.mu.Lock()
+		many := r.company.Many()
+		r.mu.Unlock()
+		if e.Peer.IsValid() && !many {
 			log.Info("blocks come from " + e.Peer.String())
 		}
 	case mesh.EventNewRun:

@@ -66,7 +66,9 @@ func (r *relay) tell(ctx context.Context, source string) {
 			return
 		case now = <-tick.C:
 		}
+		stats := r.node.Stats() // takes the lock that block and event are called under
 		r.mu.Lock()
+		company := r.company.Note(now, stats)
 		silent := now.Sub(r.lastBlock)
 		text := r.waits.text(source)
 		stalled := r.blocks > 0 && !r.waits.ended
@@ -74,6 +76,9 @@ func (r *relay) tell(ctx context.Context, source string) {
 			said = time.Time{}
 		}
 		r.mu.Unlock()
+		if company != "" {
+			r.app.Log.Info(company)
+		}
 		if silent < sayAfter || now.Sub(said) < sayAgain {
 			continue
 		}

@@ -21,6 +21,7 @@ import (
 
 type options struct {
 	peers     []string
+	noPEX     bool
 	listen    string
 	upload    cli.Upload
 	multicast cli.Multicast
@@ -78,6 +79,7 @@ func theOther(arg string) string {
 
 func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.peers, "peer", nil, "connect to `[ADDR]:PORT`, besides the URI's peers (repeatable)")
+	cli.NoPEX(f, &o.noPEX)
 	f.StringVar(&o.listen, "listen", "[::]:0", "listen on `[ADDR]:PORT`; port 0 takes a free one")
 	o.upload.AddFlags(f)
 	o.multicast.AddFlags(f, "take the channel from its multicast group on `IFACE`; peers repair what is lost")
@@ -164,7 +166,7 @@ func (o *options) node(ctx context.Context, app *cli.App, arg string) (cfg node.
 	if uri, err = channel.ParseArg(arg); err != nil {
 		return cfg, uri, cli.Usagef("%w%s", err, theOther(arg))
 	}
-	cfg = node.Config{Channel: uri.ID, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), Patience: time.Duration(o.latency) + askOn, Logger: app.Log}
+	cfg = node.Config{Channel: uri.ID, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), Patience: time.Duration(o.latency) + askOn, NoExchange: o.noPEX, Logger: app.Log}
 	if cfg.Listen, err = cli.ParseListen(o.listen); err != nil {
 		return cfg, uri, err
 	}

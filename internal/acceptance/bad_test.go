@@ -118,7 +118,7 @@ func TestNoIPv6(t *testing.T) {
 func TestNoise(t *testing.T) {
 	t.Parallel()
 	s := newStation(t)
-	n := testnet.New(t, testnet.Config{Seed: 1, Hosts: testnet.Hosts(5, netem.Params{}, netem.Params{Delay: time.Millisecond})})
+	n := testnet.New(t, testnet.Config{Seed: 1, Acquainted: true, Hosts: testnet.Hosts(5, netem.Params{}, netem.Params{Delay: time.Millisecond})})
 	h := n.Hosts()
 	src := s.source(h[0], "--multicast", testnet.Interface)
 	s.join(h[1], h[0])

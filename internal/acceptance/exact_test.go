@@ -12,7 +12,8 @@ import (
 	"github.com/sixcast/sixcast/internal/testnet"
 )
 
-// chain is a source and n−1 further relays, each on a host of its own and fed by the one before, and one host for a viewer.
+// chain is a source and n−1 further relays, each on a host of its own and fed by the one before, and one host for a viewer. It stays
+// one: they exchange no peers.
 type chain struct {
 	*station
 	net    *testnet.Net
@@ -22,7 +23,8 @@ type chain struct {
 
 func newChain(t testing.TB, relays int, down netem.Params, seed uint64, args ...string) *chain {
 	t.Helper()
-	c := &chain{station: newStation(t), net: testnet.New(t, testnet.Config{Seed: seed, Hosts: testnet.Hosts(relays+1, netem.Params{}, down)})}
+	c := &chain{station: newStation(t), net: testnet.New(t, testnet.Config{Seed: seed, Acquainted: true, Hosts: testnet.Hosts(relays+1, netem.Params{}, down)})}
+	args = append(args, "--no-pex")
 	c.src = c.station.source(c.host(0), args...)
 	for i := 1; i < relays; i++ {
 		c.relays = append(c.relays, c.join(c.host(i), c.host(i-1), args...))

@@ -22,7 +22,7 @@ type lan struct {
 func newLAN(t testing.TB, receivers int, ssm bool, seed uint64) *lan {
 	t.Helper()
 	hosts := testnet.Hosts(receivers+1, netem.Params{}, netem.Params{Loss: 0.05, Delay: time.Millisecond})
-	l := &lan{station: newStation(t), net: testnet.New(t, testnet.Config{Seed: seed, Hosts: hosts})}
+	l := &lan{station: newStation(t), net: testnet.New(t, testnet.Config{Seed: seed, Acquainted: true, Hosts: hosts})}
 	group := []string{"--multicast", testnet.Interface}
 	if ssm {
 		group = append(group, "--multicast-source", l.net.Hosts()[0].Addr().String())

@@ -19,7 +19,7 @@ import (
 
 // twoHosts is a sender and a viewer with nothing in between.
 func twoHosts(t testing.TB) (sender, viewer *testnet.Host) {
-	n := testnet.New(t, testnet.Config{Seed: 1, Hosts: testnet.Hosts(2, netem.Params{}, netem.Params{})})
+	n := testnet.New(t, testnet.Config{Seed: 1, Acquainted: true, Hosts: testnet.Hosts(2, netem.Params{}, netem.Params{})})
 	return n.Hosts()[0], n.Hosts()[1]
 }
 

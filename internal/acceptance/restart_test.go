@@ -22,10 +22,10 @@ import (
 func TestIngestKilledAndStartedAgain(t *testing.T) {
 	t.Parallel()
 	s := newStation(t)
-	n := testnet.New(t, testnet.Config{Seed: 1, Hosts: testnet.Hosts(3, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond})})
+	n := testnet.New(t, testnet.Config{Seed: 1, Acquainted: true, Hosts: testnet.Hosts(3, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond})})
 	h := n.Hosts()
 	src := s.fifo(h[0])
-	s.join(h[1], h[0])
+	s.join(h[1], h[0], "--no-pex")
 	v := s.watch(h[2], h[1])
 	ready()
 	var pieces []piece
@@ -91,12 +91,12 @@ func TestTwoSourcesOfOneChannel(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			s := newStation(t)
-			h := testnet.New(t, testnet.Config{Seed: 1, Hosts: testnet.Hosts(4, netem.Params{}, netem.Params{Delay: 5 * time.Millisecond})}).Hosts()
+			h := testnet.New(t, testnet.Config{Seed: 1, Acquainted: true, Hosts: testnet.Hosts(4, netem.Params{}, netem.Params{Delay: 5 * time.Millisecond})}).Hosts()
 			older, newer := s.source(h[0]), s.source(h[1])
 			older.air(clipH264.path(t), "--loop")
 			var v *viewer
 			if c.middle {
-				s.join(h[2], h[0], "--peer", peer(h[1]))
+				s.join(h[2], h[0], "--peer", peer(h[1]), "--no-pex")
 				v = s.watch(h[3], h[2])
 			} else {
 				v = s.watch(h[3], h[0], "--peer", peer(h[1]))
@@ -182,7 +182,7 @@ func replay(t testing.TB, h *testnet.Host, file string, args ...string) *process
 func TestReplayOfYesterday(t *testing.T) {
 	t.Parallel()
 	s := newStation(t)
-	h := testnet.New(t, testnet.Config{Seed: 1, Hosts: testnet.Hosts(3, netem.Params{}, netem.Params{Delay: 5 * time.Millisecond})}).Hosts()
+	h := testnet.New(t, testnet.Config{Seed: 1, Acquainted: true, Hosts: testnet.Hosts(3, netem.Params{}, netem.Params{Delay: 5 * time.Millisecond})}).Hosts()
 	file, old := recording(t, s, clipH264, time.Now().Add(-24*time.Hour))
 	live := s.source(h[0])
 	stats := filepath.Join(s.dir, "stats")

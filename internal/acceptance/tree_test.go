@@ -17,7 +17,7 @@ import (
 func TestTree(t *testing.T) {
 	t.Parallel()
 	s := newStation(t)
-	h := testnet.New(t, testnet.Config{Seed: 3, Hosts: testnet.Hosts(8, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond, Loss: 0.01})}).Hosts()
+	h := testnet.New(t, testnet.Config{Seed: 3, Acquainted: true, Hosts: testnet.Hosts(8, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond, Loss: 0.01})}).Hosts()
 	src := s.source(h[0])
 	s.join(h[1], h[0])
 	s.join(h[2], h[0])
@@ -91,7 +91,7 @@ func TestRelayKilledAndStartedAgain(t *testing.T) {
 func TestLeave(t *testing.T) {
 	t.Parallel()
 	s := newStation(t)
-	h := testnet.New(t, testnet.Config{Seed: 1, Hosts: testnet.Hosts(3, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond})}).Hosts()
+	h := testnet.New(t, testnet.Config{Seed: 1, Acquainted: true, Hosts: testnet.Hosts(3, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond})}).Hosts()
 	stats := filepath.Join(s.dir, "stats")
 	src := s.source(h[0], "--stats=50ms", "--stats-file", stats)
 	src.air(clipH264.path(t), "--loop")
@@ -129,7 +129,7 @@ func exactFrom(t testing.TB, v *viewer, src *source) {
 func TestParentKilled(t *testing.T) {
 	t.Parallel()
 	s := newStation(t)
-	h := testnet.New(t, testnet.Config{Seed: 1, Hosts: testnet.Hosts(4, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond})}).Hosts()
+	h := testnet.New(t, testnet.Config{Seed: 1, Acquainted: true, Hosts: testnet.Hosts(4, netem.Params{}, netem.Params{Delay: 10 * time.Millisecond})}).Hosts()
 	src := s.source(h[0])
 	relays := map[string]*process{peer(h[1]): s.join(h[1], h[0]), peer(h[2]): s.join(h[2], h[0])}
 	src.air(clipH264.path(t), "--loop")

@@ -42,7 +42,7 @@ func (b *bench) chain(relays int, down netem.Params, seed uint64, begin func(*ch
 			err = errors.Join(err, c.close())
 		}
 	}()
-	if c.net, err = testnet.Open(testnet.Config{Seed: seed, Hosts: testnet.Hosts(relays+2, netem.Params{}, down)}); err != nil {
+	if c.net, err = testnet.Open(testnet.Config{Seed: seed, Acquainted: true, Hosts: testnet.Hosts(relays+2, netem.Params{}, down)}); err != nil {
 		return c, err
 	}
 	hosts := c.net.Hosts()

@@ -226,7 +226,7 @@ func (b *bench) loss() error {
 
 // carry runs the carriers once, over links of these parameters.
 func (b *bench) carry(all []carrier, down netem.Params, seed uint64) (results []carried, err error) {
-	n, err := testnet.Open(testnet.Config{Seed: seed, Hosts: testnet.Hosts(2*len(all), netem.Params{}, down)})
+	n, err := testnet.Open(testnet.Config{Seed: seed, Acquainted: true, Hosts: testnet.Hosts(2*len(all), netem.Params{}, down)})
 	if err != nil {
 		return nil, err
 	}

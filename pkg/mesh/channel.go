@@ -48,7 +48,7 @@ type Channel struct {
 	changed     bool             // some neighbour is to be asked for something else
 	debtors     []*pusher        // children that are owed something
 	liveChanged bool             // a feed has come to life, or died
-	saidLive    wire.FeedMask    // what the last STATE to all said
+	saidLive    wire.FeedMask    // what all whom it concerns have been told
 	switchAt    Time
 	mingleAt    Time
 	seekAt      Time

@@ -7,7 +7,7 @@ import "fmt"
 func (c *Channel) AppendDebug(dst []byte) []byte {
 	n := c.node
 	rate := max(c.rate, 1)
-	return fmt.Appendf(dst, "loss %.4f wants %d second %v; live %018b from %d of %d neighbours; hops %d and %d; promised %.2f of %.2f; requests %d repaired %d duplicates %d evictions %d shed %d waits %d",
+	return fmt.Appendf(dst, "loss %.4f wants %d second %v; live %018b from %d of %d neighbours; hops %d and %d; promised %.2f of %.2f, pace %.2f used %.2f queue %v waiting %.2f; requests %d repaired %d duplicates %d evictions %d shed %d waits %d",
 		c.loss, c.wanted, c.second, c.live(), c.Parents(), len(c.neighbours), c.hop(0), c.hop(16),
-		n.used(nil)/rate, n.capacity()/rate, n.stats.Requests, n.stats.Repaired, n.stats.Duplicates, n.stats.Evictions, n.stats.Shed, n.stats.Waits)
+		n.used(nil)/rate, n.capacity()/rate, float64(n.bucket.Pace())/rate, float64(n.bucket.Used())/rate, n.bucket.Queue(), c.waiting, n.stats.Requests, n.stats.Repaired, n.stats.Duplicates, n.stats.Evictions, n.stats.Shed, n.stats.Waits)
 }

@@ -233,7 +233,7 @@ func (c *Channel) holdings() (h wire.Holdings) {
 func (nb *neighbour) parentable() bool {
 	now := nb.ch.node.now
 	return nb.joined && nb.serves && nb.denied == 0 && nb.peer.link.Established() &&
-		now >= nb.notBefore && nb.empty < emptyGrants && now-nb.peer.link.Heard() < mute
+		now >= nb.notBefore && (nb.empty < emptyGrants || now >= nb.distrust) && now-nb.peer.link.Heard() < mute
 }
 
 // offers reports whether nb can push feed i to us: it is live there, and not
@@ -549,6 +549,7 @@ func (nb *neighbour) appendSubscribe(dst []byte) []byte {
 func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 	n, c := nb.ch.node, nb.ch
 	if m.Serial != nb.serial {
+		nb.asks = min(nb.asks, 1) // it answers; we have asked for something else since
 		return
 	}
 	if nb.backfill {
@@ -671,6 +672,11 @@ func (c *Channel) watch() {
 			c.leave(nb)
 		case n.now-max(nb.lastData, nb.grantedAt, c.silentSince, nb.askedAt) > deadParent+2*block+nb.half():
 
+			if !c.others(nb) {
+				// It may have forgotten us, or stand still for a moment.
+				nb.peer.tell(nb.appendSubscribe)
+				break
+			}
 			if !nb.delivered {
 				nb.empty++
 			}
@@ -685,12 +691,12 @@ func (c *Channel) watch() {
 			continue
 		}
 		// The second copy may be all that comes of it.
-		if n.now-max(f.heard, f.since, c.silentSince) > starved+2*block+f.from.lagVia(i)/4 {
+		if n.now-max(f.heard, f.since, f.backAt, c.silentSince) > starved+2*block+f.from.lagVia(i)/4 {
 
 			f.from.notBefore = max(f.from.notBefore, n.now+500*time.Millisecond)
 			f.from.held.Live &^= 1 << i
 			c.drop(i)
-		} else if beyond(c.next, max(f.latest, f.joint), uint64(lagTime/max(block, 8*time.Millisecond))+2) && n.now-f.since > lagTime+block {
+		} else if beyond(c.next, max(f.latest, f.joint), uint64(lagTime/max(block, 8*time.Millisecond))+2) && n.now-f.since > lagTime+block && c.others(f.from) {
 
 			// It brings what everybody else had long ago.
 			f.from.fail()
@@ -761,7 +767,7 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	if h := c.hop(i); h != wire.NoHop {
 		c.lastHop[min(i, wire.FeedManifest)] = h
 	}
-	if s.b == nil || s.number+2 < c.next {
+	if s.b == nil || s.number+2 < c.next || !f.granted || s.first < f.since {
 		return // late: a backlog, or a repair
 	}
 	if d := n.UTC(n.now).Sub(s.b.Manifest().Created).Seconds(); f.delay == 0 {
@@ -769,7 +775,7 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	} else {
 		f.delay += (d - f.delay) / 16
 	}
-	x := (n.now - s.first).Seconds()
+	x := max(n.now-s.first, time.Microsecond).Seconds() // 0 is not known
 	if f.offset == 0 {
 		f.offset, f.spread = x, x/2
 		return

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"github.com/sixcast/sixcast/internal/netem"
 	"net/netip"
 	"runtime"
 	"testing"
@@ -148,7 +149,7 @@ func TestForwardAllocations(t *testing.T) {
 	if testing.Short() {
 		t.Skip("the race detector's own allocations would be counted")
 	}
-	const children, blocks, aBlock = 10, 100, 8
+	const children, blocks, aBlock = 10, 100, 12
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	b := newBench(t)
 	next := b.broadcast(children)
@@ -192,4 +193,69 @@ func BenchmarkForward(b *testing.B) {
 	}
 	b.ReportMetric(float64(took)/float64(n.out), "relay-ns/datagram")
 	b.ReportMetric(float64(n.out)/float64(n.in), "out/in")
+}
+
+// TestColdChainPlaysAtOnce: everybody waits already when the source begins. A
+// relay tells what has come to life in one message or two, and sends a
+// newcomer the manifests before their shards, though it had asked for them.
+func TestColdChainPlaysAtOnce(t *testing.T) {
+	w := newWorld(t, 7)
+	s := newDefaultStation(t)
+	id := s.key.ID()
+	last := w.host("source", id, wan(), Config{})
+	source := last
+	var chain []*host
+	for _, name := range []string{"r1", "r2", "r3", "viewer"} {
+		h := w.host(name, id, wan(), Config{})
+		h.dial(last)
+		chain, last = append(chain, h), h
+	}
+	s.feed(source, time.Second, 60)
+	w.run(12 * time.Second)
+	for hop, h := range chain {
+		s.whole(t, h, 0)
+		d := h.inOrder()
+		// A round trip and a half of 50 ms for each hop to be told, to ask and
+		// to be sent, what that lasts at 8 times the clock, and the source's
+		// turn to speak.
+		if most, want := percentile(d, 1), 150*time.Millisecond+time.Duration(hop+1)*90*time.Millisecond; most > want {
+			t.Errorf("%s: a block came after %v, want %v", h.name, most, want)
+		}
+		t.Logf("%s: delays p50 %v, max %v; %d requests", h.name, percentile(d, .5), percentile(d, 1), h.node.Stats().Requests)
+	}
+}
+
+// TestNewcomersAtTheCapLoseNothing: two viewers come one after the other to a
+// relay whose uplink is all but used by them. What came out of turn would make
+// them give up on what is before it.
+func TestNewcomersAtTheCapLoseNothing(t *testing.T) {
+	for _, join := range []Time{3 * time.Second, 3300 * time.Millisecond, 4 * time.Second} {
+		w := newWorld(t, 1)
+		s := newStation(t, 1, block.NewRun(epoch, 1), 153*time.Millisecond, 153, 13)
+		id := s.key.ID()
+		p := netem.Params{Delay: 5 * time.Millisecond}
+		source := w.host("source", id, p, Config{})
+		relay := w.host("relay", id, p, Config{Upload: 5_000_000})
+		relay.dial(source)
+		first := w.host("first", id, p, Config{})
+		second := w.host("second", id, p, Config{})
+		s.feed(source, 0, 84)
+		w.at(join, func() { first.dial(relay) })
+		w.at(join+80*time.Millisecond, func() { second.dial(relay) })
+		w.run(20 * time.Second)
+		for _, v := range []*host{first, second} {
+			s.whole(t, v, 13)
+			begins := v.blocks[13] - join
+			if begins > 300*time.Millisecond {
+				t.Errorf("%s: the picture begins %v after the first came", v.name, begins)
+			}
+			// In order: no gap is ever waited for.
+			for k := block.Number(14); k < 40; k++ {
+				if v.blocks[k] < v.blocks[k-1] {
+					t.Errorf("%s: block %d came before block %d", v.name, k, k-1)
+				}
+			}
+			t.Logf("%s: the picture begins after %v, the last block is %v old", v.name, begins, epoch.Add(v.blocks[83]).Sub(v.born[83]))
+		}
+	}
 }

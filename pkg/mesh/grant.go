@@ -16,6 +16,8 @@ const (
 	// where everything else depends on what we can repair.
 	promise       = 0.9
 	sourcePromise = 0.85
+	// oneMore is how many stripes a child takes of one parent.
+	oneMore = 2
 	// evictHold is how long a child keeps a feed before one with evictTimes
 	// its uplink may take its place.
 	evictHold  = 2 * time.Second
@@ -254,7 +256,7 @@ func (c *Channel) shed() {
 	over := n.used(nil) - n.promisable(c)
 	// What counts is whether things have to wait.
 	x := 0.0
-	if n.late() {
+	if n.now-n.keptSince > serveWithin {
 		x = 1
 	}
 	c.waiting += (x - c.waiting) / 16

@@ -73,6 +73,9 @@ type neighbour struct {
 	repairs    allowance        // what they may request, and be sent of a backlog again
 	changes    allowance        // SUBSCRIBE and STATE that are looked at
 	saidState  Time
+	saidLive   wire.FeedMask // what the last STATE said
+	saying     allowance     // STATE because of changes
+	sayAgain   Time          // when it is told once more; 0 never
 	saidNewer  Time
 	described  Time // when the descriptor was last sent
 }
@@ -141,7 +144,7 @@ type askOnce struct {
 
 const (
 	// initialLoss is taken for the loss before any is known.
-	initialLoss = 0.004
+	initialLoss = 0.01
 )
 
 func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
@@ -159,6 +162,7 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 		asking:  fullAllowance(askRate, askRate),
 		changes: fullAllowance(changeRate, changeBurst),
 		naming:  fullAllowance(1, 4),
+		saying:  fullAllowance(stateRate, stateBurst),
 	}
 	nb.push.owner = nb
 	for i := range nb.held.Hop {
@@ -442,6 +446,7 @@ func (n *Node) onJoin(p *peer, m *wire.Join) {
 		nb.rxTag = n.links.NewTag(p.link, nb)
 	}
 	answer.Status, answer.Tag, answer.Progress, answer.Holdings = wire.JoinOK, nb.rxTag, c.Progress(), c.holdings()
+	nb.saidLive = answer.Holdings.Live
 	p.tell(answer.Append)
 	c.namePeers(nb, wire.MaxPeers)
 	if nb.described == 0 || n.now-nb.described >= describeAgain {

@@ -144,6 +144,8 @@ type Node struct {
 	random    *mrand.Rand
 	bucket    bucket // upload cap
 	heldSince Time   // when it last held nothing up
+	keptSince Time   // when it last held up nothing that is due: neither a backlog nor what was requested is
+	heldUp    bool   // it does
 	rotate    int
 	now       Time
 	pumpAt    Time
@@ -198,8 +200,11 @@ type Counters struct {
 const (
 	houseEvery    = 50 * time.Millisecond
 	stateEvery    = 500 * time.Millisecond
-	stateAgain    = 150 * time.Millisecond // a change, after the last
-	stateApart    = 2 * time.Second        // to who neither gives nor takes
+	stateGather   = 20 * time.Millisecond  // changes that are told together
+	stateAgain    = 200 * time.Millisecond // and once more to who has nothing and does not ask
+	stateRate     = 6                      // changes told to one neighbour a second
+	stateBurst    = 4
+	stateApart    = 2 * time.Second // to who neither gives nor takes
 	stateIdle     = 250 * time.Millisecond
 	beaconEvery   = 250 * time.Millisecond
 	describeEvery = time.Second      // into a group
@@ -575,9 +580,10 @@ func (n *Node) misbehaved(nb *neighbour, what string) {
 // Stats are the node's counters and what holds now.
 type Stats struct {
 	Counters
-	Links    int        `json:"links"`
-	Children int        `json:"children"`
-	Uplink   pace.Stats `json:"uplink"`
+	Links      int        `json:"links"`
+	Neighbours int        `json:"neighbours"` // peers that take part in a channel of ours
+	Children   int        `json:"children"`
+	Uplink     pace.Stats `json:"uplink"`
 }
 
 // Stats takes a reading.
@@ -585,6 +591,9 @@ func (n *Node) Stats() Stats {
 	s := Stats{Counters: n.stats, Links: len(n.order), Uplink: n.bucket.Stats()}
 	for _, p := range n.order {
 		for _, nb := range p.joined {
+			if nb.joined && p.link.Established() {
+				s.Neighbours++
+			}
 			if nb.push.mask != 0 {
 				s.Children++
 			}

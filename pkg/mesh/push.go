@@ -30,6 +30,10 @@ const (
 	// recent blocks are no backlog to a new child: with them it can pass on
 	// at once what it is granted.
 	recent = 2
+	// inOrderBelow streams of free uplink, a child that takes all of the
+	// channel from us is sent it in order until it has caught up. It would
+	// count what is late against what came first, and give up on it.
+	inOrderBelow = pushSpeed
 	// maxQueue bounds how many blocks a child may lag behind.
 	maxQueue = window / 2
 	// shareTimes is how much more than the stripes it was granted a child may
@@ -61,15 +65,16 @@ type pusher struct {
 	pending   int    // debts that are not empty
 	manifests int    // manifests of current blocks that have not gone out
 
-	behind bool // still catches up
-	asked  bool // is owed what it requested
-	listed bool // among the channel's debtors
-	first  bool // has not had more than its share
-	credit float64
-	share  float64 // what it may still be sent before others that had less
-	shared Time
-	last   Time
-	path   pace.Path
+	behind  bool // still catches up
+	inOrder bool // and gets nothing new before
+	asked   bool // is owed what it requested
+	listed  bool // among the channel's debtors
+	first   bool // has not had more than its share
+	credit  float64
+	share   float64 // what it may still be sent before others that had less
+	shared  Time
+	last    Time
+	path    pace.Path
 }
 
 // debt is what a child is owed of one block.
@@ -231,6 +236,7 @@ func (p *pusher) subscribe(m *wire.Subscribe, feeds wire.FeedMask) {
 		}
 	}
 	p.backlog, p.behind = c.next-min(c.next, recent), true
+	p.inOrder = feeds.Count() > c.data() && c.node.left(p.owner) < inOrderBelow*c.rate
 	for k := max(from, c.oldest); k < c.next; k++ {
 		s := c.slot(k)
 		if s == nil || s.b == nil {
@@ -255,11 +261,14 @@ func (p *pusher) enlist(s *slot, have uint64, feeds wire.FeedMask) {
 	}
 	if feeds.Has(wire.FeedManifest) && p.mask.Has(wire.FeedManifest) && d.manifest&manifestSent == 0 {
 		p.oweManifest(d, manifestWanted)
+		d.manifest &^= manifestAsked // requested before: now it comes in its turn
 	}
 	if feeds.Has(wire.FeedSecond) && p.mask.Has(wire.FeedSecond) && !p.mask.Has(wire.FeedManifest) && d.manifest&secondSent == 0 {
 		p.oweManifest(d, secondWanted)
 	}
-	p.owe(d, have&p.wanted(s.b.Manifest())&^d.sent)
+	have &= p.wanted(s.b.Manifest()) &^ d.sent
+	d.asked &^= have
+	p.owe(d, have)
 	p.offered = max(p.offered, s.number+1)
 }
 
@@ -296,6 +305,9 @@ func (c *Channel) childrenWant(b *block.Block) uint64 {
 func (n *Node) pump() {
 	n.pumpAt = Never
 	n.bucket.refill(n.now)
+	if n.bucket.open() {
+		n.heldUp = false // until it proves otherwise
+	}
 	for _, c := range n.channels {
 		if c.group.sending && c.group.push.pending > 0 {
 			for _, what := range [3]debtClass{current, backlog, requested} {
@@ -306,6 +318,9 @@ func (n *Node) pump() {
 	}
 	if n.pumpAt == Never || n.bucket.open() {
 		n.heldSince = n.now
+	}
+	if !n.heldUp {
+		n.keptSince = n.now
 	}
 	n.rotate++
 }
@@ -333,7 +348,7 @@ func (c *Channel) pumpChildren() {
 	}
 	behind, asked := false, false
 	for _, p := range c.debtors {
-		if p.manifests > 0 {
+		if p.manifests > 0 && !p.inOrder {
 			c.pumpManifests(p)
 		}
 		p.first = p.modest(n.now)
@@ -409,14 +424,20 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 	switch what {
 	case current:
 		from = split
+		if p.inOrder {
+			from = to
+		}
 	case backlog:
-		to = split
+		if !p.inOrder {
+			to = split
+		}
 		p.behind = false
 	case requested:
 		p.asked = false
 	}
 	for i := from; i < to; i++ {
 		if p.credit <= 0 || !n.open(p) {
+			n.heldUp = n.heldUp || what == current && p.credit > 0
 			p.behind = p.behind || what == backlog
 			p.asked = p.asked || what == requested
 			break
@@ -434,6 +455,9 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 		} else if d.asked != 0 || d.manifest&manifestAsked != 0 {
 			p.asked = true
 		}
+	}
+	if what == backlog && p.inOrder && !p.behind {
+		p.inOrder, p.backlog = false, c.next
 	}
 	p.shrink(c)
 	if p.pending > 0 {
@@ -615,7 +639,7 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 	case c.group.sending && nb.push.mask == 0:
 		c.group.ask(nb, s, want, m.Manifest, n.now)
 		return
-	case n.late():
+	case n.late(), nb.push.mask == 0 && !n.exchanges() && n.left(nb) < c.stripeRate():
 		// Those who were promised the channel come first.
 		nb.peer.tell((&wire.Refuse{Channel: c.tag, Name: m.Name, Reason: wire.RefuseBusy}).Append)
 		return

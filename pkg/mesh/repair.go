@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/pace"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
@@ -538,26 +539,34 @@ func (c *Channel) settleFeeds() {
 func (c *Channel) sayChange() {
 	n := c.node
 	live := c.live()
-	born, died := live&^c.saidLive, c.saidLive&^live
-	if born|died == 0 {
+	if live == c.saidLive {
 		return
 	}
-	c.saidLive = live
+	all := true
 	for _, nb := range c.neighbours {
-		if !nb.joined || !nb.peer.link.Established() || n.now-nb.saidState < stateAgain {
+		born, died := live&^nb.saidLive, nb.saidLive&^live
+		if !nb.joined || !nb.peer.link.Established() || born&^nb.held.Live&^nb.push.mask == 0 && died&nb.push.mask == 0 {
 			continue
 		}
-		if born&^nb.held.Live&^nb.push.mask != 0 || died&nb.push.mask != 0 {
+		// Feeds come to life one after another: a moment makes one message of it.
+		if n.now-nb.saidState >= stateGather && nb.saying.take(n.now) {
 			nb.sayState()
+			nb.sayAgain = n.now + stateAgain
+		} else {
+			all = false // housekeep tries again
 		}
+	}
+	if all {
+		c.saidLive = live
 	}
 }
 
 // sayState tells nb what we hold.
 func (nb *neighbour) sayState() {
 	c := nb.ch
-	nb.saidState = c.node.now
-	nb.peer.tell((&wire.State{Channel: c.tag, Progress: c.Progress(), Holdings: c.holdings()}).Append)
+	h := c.holdings()
+	nb.saidState, nb.saidLive = c.node.now, h.Live
+	nb.peer.tell((&wire.State{Channel: c.tag, Progress: c.Progress(), Holdings: h}).Append)
 }
 
 // housekeep is done every 50 ms.
@@ -575,6 +584,9 @@ func (c *Channel) housekeep() {
 	c.setMargin()
 	c.watch()
 	c.forgetSilent()
+	if n.exchanges() {
+		n.bucket.Step(pace.Rate(oneMore * c.stripeRate()))
+	}
 	c.shed()
 	if n.now >= c.clockAt {
 		c.clockAt = n.now + 500*time.Millisecond
@@ -613,6 +625,12 @@ func (c *Channel) housekeep() {
 		}
 		if nb.push.mask != 0 && n.now-nb.described > refreshEvery {
 			nb.describe() // the first one may have been lost
+		}
+		if nb.sayAgain != 0 && n.now >= nb.sayAgain {
+			nb.sayAgain = 0
+			if nb.held.Live.Stripes() == 0 && nb.push.mask == 0 && c.live() != 0 {
+				nb.sayState() // it has nothing and does not ask: the first one was lost
+			}
 		}
 		every := stateEvery
 		if nb.push.mask == 0 && nb.asked == 0 {

@@ -85,6 +85,9 @@ type Config struct {
 	Patience  time.Duration
 	Keep      time.Duration
 	KeepBytes int
+	// NoExchange keeps to Peers, to whom Dial names and to those who dial us:
+	// no addresses are exchanged.
+	NoExchange bool
 	// NoOffload does without GSO and GRO.
 	NoOffload bool
 	Logger    *slog.Logger
@@ -150,7 +153,7 @@ func Start(cfg Config) (*Node, error) {
 	}
 	n.engine = mesh.New(mesh.Config{
 		Link: lc, Start: n.start, Seed: binary.BigEndian.Uint64(seed[:]), Upload: cfg.Upload, Uplink: cfg.Uplink,
-		Patience: cfg.Patience, Keep: cfg.Keep, KeepBytes: cfg.KeepBytes, Logger: cfg.Logger,
+		Patience: cfg.Patience, Keep: cfg.Keep, KeepBytes: cfg.KeepBytes, NoExchange: cfg.NoExchange, Logger: cfg.Logger,
 	}, (*output)(n))
 	n.mu.Lock()
 	n.timer = time.AfterFunc(time.Hour, n.tick)
@@ -374,7 +377,8 @@ type Stats struct {
 	Rate     float64   `json:"stream_bps"`
 	Loss     float64   `json:"loss"`
 	Recorded bool      `json:"recorded"`
-	Parent   string    `json:"parent,omitempty"`
+	Parents  int       `json:"parents"`
+	Parent   string    `json:"parent,omitempty"` // of them, the one that most comes from
 }
 
 // Stats takes a reading.
@@ -382,7 +386,7 @@ func (n *Node) Stats() Stats {
 	n.mu.Lock()
 	s := Stats{Stats: n.engine.Stats()}
 	if n.ch != nil {
-		s.Rate, s.Loss, s.Recorded = n.ch.Rate(), n.ch.Loss(), n.ch.Recorded()
+		s.Rate, s.Loss, s.Recorded, s.Parents = n.ch.Rate(), n.ch.Loss(), n.ch.Recorded(), n.ch.Parents()
 		if p := n.ch.Parent(); p.IsValid() {
 			s.Parent = p.String()
 		}

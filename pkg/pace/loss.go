@@ -10,15 +10,20 @@ const (
 	// blamed on the rate until shown otherwise.
 	lossRise = 0.03
 	rateRise = 1.05
-	// lossSigmas deviations of what a usual loss does by chance are none.
-	lossSigmas = 3
+	// lossSigmas deviations of what a usual loss (lossLeast, if it is less) does
+	// by chance are none, where losses come lossTogether at a time or so.
+	lossSigmas   = 3
+	lossTogether = 10
+	lossLeast    = 0.02
+	// lossMemory bounds how many datagrams are looked at together.
+	lossMemory = 4000
 	// lossDatagrams, or lossWait, decide that a higher rate lost no more.
 	lossDatagrams = 400
 	lossWait      = 3 * time.Second
 	// lossMuch above what was usual is blamed on the rate in any case.
 	lossMuch = 0.12
 	// lossFirst is the most that is taken for usual unseen.
-	lossFirst = 0.12
+	lossFirst = 0.15
 	// lossGone is how much of it may be left for the rate to be blamed.
 	lossGone = 0.7
 	// trialTime is how long the lower rate is tried; what is counted in the
@@ -70,9 +75,12 @@ func (g *lossGuard) count(u *Uplink, now Time) bool {
 	}
 	most := u.scratch[int(math.Ceil(lossShare*float64(len(u.scratch))))-1]
 	for _, p := range u.paths {
-		if p.lossKnown && p.loss <= most && now-p.measured < stale {
-			g.sent += float64(p.lossOf)
-			g.lost += float64(p.lossOf) * p.loss
+		if p.lossKnown && p.lossFrom >= g.since && now-p.measured < stale {
+			if p.loss <= most {
+				g.sent += float64(p.lossOf)
+				g.lost += float64(p.lossOf) * p.loss
+			}
+			p.lossOf = 0
 		}
 	}
 	return g.sent > 0
@@ -86,21 +94,27 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 	if g.level == 0 || u.use > g.level*rateRise || u.use < g.level/rateRise {
 		g.begin(now, u.use)
 	}
+	g.waiting = false
 	if !g.count(u, now) {
 		return
 	}
 	g.looked = now
 	loss := g.lost / g.sent
 	if g.at == 0 {
+		if g.waiting = loss > lossRise/3 && g.sent < lossDatagrams && now-g.since < lossWait; g.waiting {
+			return
+		}
 		g.at = u.use
 		if loss < lossFirst {
 			g.usual = loss
 		}
 	}
 	rise := loss - g.usual
-	p := min(max(g.usual, 0.01), 0.5)
-	chance := lossSigmas * math.Sqrt(p*(1-p)/g.sent)
-	g.waiting = false
+	p := min(max(g.usual, lossLeast), 0.5)
+	chance := lossSigmas * math.Sqrt(p*(1-p)*lossTogether/g.sent)
+	if g.sent > lossMemory {
+		g.sent, g.lost = g.sent/2, g.lost/2
+	}
 	switch higher := u.use > g.at*rateRise; {
 	case g.trial != 0:
 		if now-g.trial < trialBlind {

@@ -97,7 +97,8 @@ type Path struct {
 	lossAt            Time
 	loss              float64
 	lossKnown         bool
-	lossOf            int     // datagrams, lossSent of a whole measurement
+	lossOf            int     // datagrams of the last whole measurement, 0 once they are looked at
+	lossFrom          Time    // when that began
 	prevSent, prevGot int     // in the report before
 	passed            float64 // of what was sent, over the last two reports
 
@@ -154,7 +155,9 @@ func (p *Path) Sent(now Time, bytes int) {
 func (p *Path) Shard(now Time, number block.Number, index uint8) {
 	if p.marked > 0 {
 		k := &p.marks[(p.marked-1)%markRing]
-		if k.block == number && now-k.at < markTime {
+		// Together as long as they go out one after the other, in the order
+		// of their indexes: so the count of each is known.
+		if k.block == number && now-k.at < markTime && k.shards>>index == 0 && p.datagrams == k.count+uint32(bits.OnesCount64(k.shards)) {
 			k.shards |= 1 << index
 			return
 		}
@@ -372,7 +375,7 @@ func (p *Path) count(now Time, got, sent uint32) {
 	p.lossGot += int(dGot)
 	if now-p.lossAt >= lossTime && p.lossSent >= lossCount {
 		p.loss = max(0, 1-float64(p.lossGot)/float64(p.lossSent))
-		p.lossKnown, p.lossOf = true, p.lossSent
+		p.lossKnown, p.lossOf, p.lossFrom = true, p.lossSent, p.lossAt
 		p.lossSent, p.lossGot, p.lossAt = 0, 0, now
 	}
 }

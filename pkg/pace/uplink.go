@@ -23,7 +23,7 @@ const (
 	// drainTime is the time in which a queue above calm is to be gone: what
 	// is sent is less than the rate by its share of that.
 	drainTime  = 300 * time.Millisecond
-	drainLeast = 0.3
+	drainLeast = 0.65
 	// backOff is what is left of what was delivered when a queue stood.
 	backOff = 0.9
 
@@ -33,15 +33,18 @@ const (
 	startTimes = 1.35
 	// beyondShown is how far the rate may stand above what has been shown to pass.
 	beyondShown = 1.4
+	// beyondPassed is the same for what others may build on: what is taken
+	// back from them hurts.
+	beyondPassed = 1.2
 	// used is the share of the rate that must be used for it to grow.
 	used = 0.75
 	// usedBeyond is the same beyond beyondKnee: there the pace must have been
 	// needed, since a train of datagrams that leaves faster than the uplink
 	// takes it is a queue of our own.
 	usedBeyond = 0.9
-	// slack is what may be left of it at least: room for one child more that
-	// has most of its stripes from others.
-	slack Rate = 125_000
+	// usualStep is what may be left of it at least: room for one child more,
+	// unless Step says what that takes.
+	usualStep Rate = 125_000
 	// Growth a second: around the rate at which the last queue was met, below
 	// it, and the most beyond it.
 	growNear, growBelow, growMost = 0.04, 0.3, 0.3
@@ -75,7 +78,7 @@ const (
 
 	// holdFirst and holdMost: how long after a queue the promise is not
 	// raised beyond the rate at which it was met; doubled each time.
-	holdFirst, holdMost = 5 * time.Second, 80 * time.Second
+	holdFirst, holdMost = 5 * time.Second, 20 * time.Second
 
 	// deafShare of the rate is what goes out while nobody answers.
 	deafShare = 0.25
@@ -145,6 +148,7 @@ type Uplink struct {
 	busyFor   time.Duration // how long the uplink has never been free
 	busyFrom  Time          // since when we give way to that; 0 not
 
+	step Rate // what one child more takes
 	loss lossGuard
 
 	scratch []float64
@@ -155,13 +159,17 @@ func (u *Uplink) Init(cap Rate) {
 	if cap < 0 {
 		cap = NoCap
 	}
-	*u = Uplink{starting: true, hold: holdFirst, paths: u.paths[:0]}
+	*u = Uplink{starting: true, hold: holdFirst, step: usualStep, paths: u.paths[:0]}
 	u.limit = bucket{rate: cap, depth: capDepth, least: 4 * datagram}
 	u.rate = startRate
 	u.bound()
 	u.promise = u.rate
 	u.pacer = bucket{rate: u.rate, depth: paceDepth, least: 2 * datagram}
 }
+
+// Step says what one child more takes: so much room beyond what has been shown
+// to pass there always is, to find out.
+func (u *Uplink) Step(r Rate) { u.step = r }
 
 // Start replaces the rate that is believed before anything is known.
 func (u *Uplink) Start(r Rate) {
@@ -347,6 +355,8 @@ func (u *Uplink) judge(now Time) {
 	}
 	if now-u.metAt > lossClear || u.met == 0 {
 		u.loss.judge(u, now)
+	} else {
+		u.loss.waiting = false
 	}
 	for now-u.shownAt > shownTime {
 		u.shown[1], u.shown[0] = u.shown[0], 0
@@ -407,7 +417,7 @@ func (u *Uplink) back(now Time, dt time.Duration, service Rate, through float64)
 }
 
 // uses reports whether so much of r is used that more may be wanted.
-func (u *Uplink) uses(r Rate) bool { return u.use >= min(r*used, r*learntShare-slack) }
+func (u *Uplink) uses(r Rate) bool { return u.use >= min(r*used, r*learntShare-u.step) }
 
 // busy reports whether we give way to somebody who leaves the uplink no rest.
 func (u *Uplink) busy() bool { return u.busyFrom != 0 }
@@ -522,12 +532,13 @@ func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 	most := u.most()
 	if u.starting {
 		if u.loss.now < lossRise*2 && !u.loss.waiting {
-			u.rate = max(u.rate, most*startTimes, (most+slack)/learntShare)
+			u.rate = max(u.rate, most*startTimes, (most+u.step)/learntShare)
 		}
 		u.promise = max(u.promise, u.rate)
 		return
 	}
-	most = max(most*beyondShown, (most+slack)/learntShare)
+	promised := max(most*beyondPassed, (most+u.step)/learntShare)
+	most = max(most*beyondShown, (most+u.step)/learntShare)
 	again := u.met < u.best*nearFrom // more has passed before: somebody else was here
 	if u.uses(u.pacer.rate) && (u.rate < u.knee*beyondKnee || u.use > u.rate*usedBeyond) {
 		u.calmFor += dt
@@ -555,7 +566,7 @@ func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 			if u.met > u.knee*beyondKnee {
 				g = growAgain / 2 // there is more than there was
 			}
-			u.met = max(u.met, min(most, u.met*Rate(1+g*s)))
+			u.met = max(u.met, min(promised, u.met*Rate(1+g*s)))
 			u.rate = max(u.rate, u.met)
 		}
 	}

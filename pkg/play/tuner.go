@@ -225,6 +225,7 @@ type Patience struct {
 // Supervise logs what the tuner waits for and what happens to it, until ctx
 // is done (nil) or nothing came for too long (ErrSilent).
 func (t *Tuner) Supervise(ctx context.Context, p Patience) error {
+	var company node.Company
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	waiting, since := Connecting, t.began
@@ -234,7 +235,9 @@ func (t *Tuner) Supervise(ctx context.Context, p Patience) error {
 		case <-ctx.Done():
 			return nil
 		case e := <-t.events:
-			t.say(e)
+			if !company.Many() || e.Kind != mesh.EventParent || !e.Peer.IsValid() {
+				t.say(e)
+			}
 			continue
 		case <-tick.C:
 		}
@@ -258,6 +261,9 @@ func (t *Tuner) Supervise(ctx context.Context, p Patience) error {
 				t.log.Info("blocks come again")
 			}
 			waiting, since = state, now
+		}
+		if text := company.Note(now, t.node.Stats()); text != "" {
+			t.log.Info(text)
 		}
 		if text := t.Wants(); text != "" && now.Sub(since) >= sayAfter && (said.Before(since) || now.Sub(said) >= sayAgain) {
 			t.log.Info(text)

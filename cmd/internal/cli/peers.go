@@ -52,6 +52,11 @@ func ResolvePeers(ctx context.Context, peers []string) ([]netip.AddrPort, error)
 	return out, nil
 }
 
+// NoPEX adds --no-pex.
+func NoPEX(f *pflag.FlagSet, value *bool) {
+	f.BoolVar(value, "no-pex", false, "keep to the peers given by --peer and the URI, and to those who dial us:\nno addresses are exchanged")
+}
+
 // The pauses between look-ups of a peer's name that cannot be looked up yet.
 const (
 	firstLookup = time.Second
