@@ -517,7 +517,9 @@ func (c *Channel) setMargin() {
 	}
 	c.wanted = min(block.Stripes, c.data()+spare)
 	c.second = c.loss > 0.005
-	c.half = c.loss < 0.003
+	if half := c.loss < 0.003; half != c.half {
+		c.half, c.changed = half, true
+	}
 }
 
 // settleFeeds is the end of every call: feeds without a parent get one, what
