@@ -16,7 +16,7 @@ import (
 const (
 	// auditEvery is how often the source orders an audit, and auditTime how
 	// long the auditor tries.
-	auditEvery = 250 * time.Millisecond
+	auditEvery = 100 * time.Millisecond
 	auditTime  = 1500 * time.Millisecond
 	// verdicts that decide; auditAgain after a good end all begins anew.
 	verdicts   = 4

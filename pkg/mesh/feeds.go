@@ -40,8 +40,10 @@ const (
 	// nearness; jitter keeps a crowd from choosing alike.
 	perFeed = 10 * time.Millisecond
 	// full is what it weighs that a parent has no room: it may make some.
-	full   = 500 * time.Millisecond
-	jitter = 20 * time.Millisecond
+	full = 500 * time.Millisecond
+	// unproven is what it weighs that nothing has come from a parent yet.
+	unproven = 50 * time.Millisecond
+	jitter   = 20 * time.Millisecond
 	// dialTime is how long a feed waits for a peer that is being dialled.
 	dialTime = time.Second
 	// joinTime is how long a newcomer tries to get all since the last random
@@ -186,7 +188,7 @@ func (nb *neighbour) lagVia(i int) time.Duration {
 	if i == wire.FeedSecond {
 		i = wire.FeedManifest
 	}
-	return time.Duration(nb.held.Lag[i])*wire.LagUnit + nb.half()
+	return time.Duration(nb.held.Lag[i])*wire.LagUnit + nb.half() + max(0, nb.later)
 }
 
 // half is half a round trip.
@@ -205,7 +207,7 @@ func (c *Channel) readClock() {
 	n := 0
 	for i := range c.feeds {
 		if f := &c.feeds[i]; f.from != nil && f.delay != 0 {
-			x := time.Duration(f.delay*float64(time.Second)) - f.from.lagVia(i)
+			x := time.Duration(f.delay*float64(time.Second)) - f.from.lagVia(i) + max(0, f.from.later)
 			k := n
 			for ; k > 0 && d[k-1] > x; k-- {
 				d[k] = d[k-1]
@@ -214,8 +216,16 @@ func (c *Channel) readClock() {
 			n++
 		}
 	}
-	if n > 0 {
-		c.clockBase = d[n/2]
+	if n == 0 {
+		return
+	}
+	c.clockBase = d[n/2]
+	// What comes later than was said is held against who said it.
+	for i := range c.feeds {
+		if f := &c.feeds[i]; f.from != nil && f.delay != 0 {
+			x := time.Duration(f.delay*float64(time.Second)) - f.from.lagVia(i) + max(0, f.from.later) - c.clockBase
+			f.from.later += (x - f.from.later) / 8
+		}
 	}
 }
 
@@ -368,6 +378,9 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 		score := nb.lagVia(i) + time.Duration(nb.gives)*perFeed + time.Duration(n.random.Int64N(int64(jitter)))
 		if nb.held.Slots == 0 {
 			score += full
+		}
+		if !nb.delivered {
+			score += unproven
 		}
 		if i >= wire.FeedManifest && (c.feeds[wire.FeedManifest].from == nb || c.feeds[wire.FeedSecond].from == nb) {
 			score += time.Second // the copies come on different ways where they can
@@ -704,6 +717,10 @@ func (c *Channel) watch() {
 		if n.now-max(f.heard, f.since, f.backAt, c.silentSince) > starved+2*block+f.from.lagVia(i)/4 {
 
 			f.from.notBefore = max(f.from.notBefore, n.now+500*time.Millisecond)
+			if f.from.starvedAt != 0 && n.now-f.from.starvedAt < distrustTime {
+				f.from.fail() // not the first time
+			}
+			f.from.starvedAt = n.now
 			f.from.held.Live &^= 1 << i
 			c.drop(i)
 		} else if beyond(c.next, max(f.latest, f.joint), uint64(lagTime/max(block, 8*time.Millisecond))+2) && n.now-f.since > lagTime+block && c.others(f.from) {

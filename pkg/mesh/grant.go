@@ -154,7 +154,7 @@ func (nb *neighbour) quota() int {
 			most = 1
 		}
 	}
-	return min(most, int(promise*c.believe(nb.uplink)*125/c.stripeRate()/rootChildren))
+	return min(most, int(promise*nb.believe()*125/c.stripeRate()/rootChildren))
 }
 
 // reserve is what must be left after feed i was granted. A source keeps room
@@ -196,7 +196,7 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 	if !n.exchanges() {
 		return false
 	}
-	up := c.believe(nb.uplink)
+	up := nb.believe()
 	var victim *neighbour
 	what, least := i, 0.0
 	for _, o := range c.neighbours {
@@ -209,7 +209,7 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 		if c.source && i < block.Stripes {
 			over = wire.FeedMask(o.push.mask.Stripes()).Count() - o.quota()
 		}
-		weak := c.believe(o.uplink)*evictTimes <= up
+		weak := o.believe()*evictTimes <= up
 		if c.source && i < block.Stripes {
 			weak = weak && held < quota || over > 0 && held < quota
 		}
@@ -217,10 +217,10 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 		if over > 0 {
 			hold = evictHold / 4
 		}
-		if !weak || n.now-o.push.since < hold {
+		if !weak || n.now-o.push.since < hold || c.source && o.proof.proven && over <= 0 {
 			continue
 		}
-		if score := c.believe(o.uplink) - float64(over)*1000; victim == nil || score < least {
+		if score := o.believe() - float64(over)*1000; victim == nil || score < least {
 			victim, least = o, score
 		}
 	}
@@ -231,8 +231,8 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 				continue
 			}
 			for _, o := range c.neighbours {
-				if o != nb && o.push.mask.Has(k) && (victim == nil || c.believe(o.uplink) < least) {
-					victim, what, least = o, k, c.believe(o.uplink)
+				if o != nb && o.push.mask.Has(k) && (victim == nil || o.believe() < least) {
+					victim, what, least = o, k, o.believe()
 				}
 			}
 		}
@@ -292,7 +292,7 @@ func (c *Channel) shed() {
 				if !o.push.mask.Has(i) {
 					continue
 				}
-				score := c.believe(o.uplink) - float64(c.childrenOn(i))
+				score := o.believe() - float64(c.childrenOn(i))
 				if c.source && c.childrenOn(i) == 1 {
 					score += 1e9 // the only root
 				}
@@ -327,9 +327,14 @@ func (nb *neighbour) evicted(feeds wire.FeedMask, to *neighbour, follow bool) {
 	nb.peer.tell(m.Append)
 }
 
-// believe is the uplink of a child as far as it counts, kbit/s.
-func (c *Channel) believe(up uint32) float64 {
-	return min(float64(up), believed*c.rate*8/1000)
+// believe is the uplink of a child as far as it counts, kbit/s: hardly at all
+// where it has failed us as a parent.
+func (nb *neighbour) believe() float64 {
+	rate := nb.ch.rate * 8 / 1000
+	if nb.distrusted > 0 || nb.empty > 0 {
+		return min(float64(nb.uplink), rate/10)
+	}
+	return min(float64(nb.uplink), believed*rate)
 }
 
 func (nb *neighbour) subscribed(feeds wire.FeedMask, reason wire.GrantReason) wire.Subscribed {
@@ -586,9 +591,15 @@ func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds wire.FeedMask) 
 	if nb == nil || nb.denied > 0 || nb.empty >= emptyGrants || n.now < nb.notBefore {
 		return
 	}
-	for i := range wire.Feeds {
+	// Who was named by others is no better than anybody else.
+	most := share(c.wanted, c.servers()) - c.feedsOf(nb).Count()
+	if !nb.delivered && c.playing() {
+		most = 1 - c.feedsOf(nb).Count()
+	}
+	for i := 0; i < wire.Feeds && most > 0; i++ {
 		if feeds.Has(i) && !nb.push.mask.Has(i) {
 			c.take(i, nb)
+			most--
 		}
 	}
 }

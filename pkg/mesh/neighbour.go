@@ -47,8 +47,10 @@ type neighbour struct {
 	notBefore  Time // not asked for feeds before
 	distrust   Time // the last choice until then
 	distrusted uint8
-	tellFull   bool         // the event has been said
-	latest     block.Number // newest block that anything came of
+	starvedAt  Time          // when a feed of it last starved
+	later      time.Duration // that it brings things than it says; smoothed
+	tellFull   bool          // the event has been said
+	latest     block.Number  // newest block that anything came of
 	lastData   Time
 	arrivals   pace.Arrivals
 	due, got   float64 // shards expected of its pushes and come, of late
