@@ -359,6 +359,8 @@ func (r *relay) note(e node.Event) {
 		r.waits.complaint = fmt.Sprintf("%v does not know the channel (yet): is it on air there?", e.Peer)
 	case mesh.EventFull:
 		r.waits.complaint = fmt.Sprintf("%v has no room for us: give another --peer, or wait", e.Peer)
+	case mesh.EventWaiting:
+		r.waits.complaint = e.Text
 	case mesh.EventParent:
 		r.waits.complaint = ""
 	}

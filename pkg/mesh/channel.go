@@ -61,6 +61,8 @@ type Channel struct {
 	silentSince Time          // since when nobody delivers
 	clockBase   time.Duration // what our clock is ahead of the source's, as the feeds show
 	waitUntil   Time          // no feeds are asked for before: there is no room
+	hungry      Time          // since when too few feeds are live; 0 they are not
+	waits       int           // times in a row that we gave up
 	redials     []redial
 	source      bool // fed by a pipe: this node is where the channel comes from
 	superseded  bool

@@ -650,7 +650,7 @@ func (c *Channel) watch() {
 	last := Time(0)
 	for _, nb := range c.neighbours {
 		if nb.asked != 0 && nb.acked {
-			last = max(last, nb.lastData)
+			last = max(last, nb.lastGood)
 		}
 	}
 	block := c.blockTime()
@@ -693,14 +693,14 @@ func (c *Channel) watch() {
 
 			nb.fail()
 			c.leave(nb)
-		case n.now-max(nb.lastData, nb.grantedAt, c.silentSince, nb.askedAt) > deadParent+2*block+nb.half():
+		case n.now-max(nb.lastGood, nb.grantedAt, c.silentSince, nb.askedAt) > deadParent+2*block+nb.half():
 
 			if !c.others(nb) {
 				// It may have forgotten us, or stand still for a moment.
 				nb.peer.tell(nb.appendSubscribe)
 				break
 			}
-			if !nb.delivered {
+			if nb.lastGood < nb.grantedAt || nb.lastGood == 0 {
 				nb.empty++
 			}
 			nb.fail()
@@ -773,7 +773,13 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	default:
 		return
 	}
-	nb.delivered, nb.empty = true, 0
+	// Manifests alone are no stripes.
+	switch {
+	case i < wire.FeedManifest:
+		nb.delivered, nb.empty, nb.lastGood = true, 0, n.now
+	case nb.asked.Stripes() == 0:
+		nb.lastGood = n.now
+	}
 	f.last = n.now
 	if s.number < f.joint {
 		f.back, f.backAt = max(f.back, s.number), n.now

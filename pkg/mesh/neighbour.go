@@ -47,6 +47,7 @@ type neighbour struct {
 	notBefore  Time // not asked for feeds before
 	distrust   Time // the last choice until then
 	distrusted uint8
+	lastGood   Time          // when something verified last came of a feed of it
 	starvedAt  Time          // when a feed of it last starved
 	later      time.Duration // that it brings things than it says; smoothed
 	tellFull   bool          // the event has been said

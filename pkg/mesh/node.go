@@ -109,10 +109,11 @@ const (
 	EventForked                      // two signed manifests for one name
 	EventUnknown                     // a peer does not know the channel
 	EventFull                        // a peer has no room
+	EventWaiting                     // there is no room in the swarm: we try again later
 	EventClock                       // the channel is dated more than a day after our clock
 )
 
-var eventNames = [...]string{"connected", "closed", "parent", "new run", "superseded", "descriptor", "misbehaved", "forked", "unknown channel", "full", "clock"}
+var eventNames = [...]string{"connected", "closed", "parent", "new run", "superseded", "descriptor", "misbehaved", "forked", "unknown channel", "full", "waiting", "clock"}
 
 func (k EventKind) String() string {
 	if int(k) < len(eventNames) {

@@ -149,6 +149,10 @@ func (c *Channel) repair() {
 	if !c.begun {
 		return
 	}
+	if n.now < c.waitUntil {
+		c.giveUp()
+		return
+	}
 	c.regenerate()
 	asked := 0
 	for k := c.low; k < c.next; k++ {
@@ -585,6 +589,7 @@ func (c *Channel) housekeep() {
 	c.askMissed()
 	c.setMargin()
 	c.watch()
+	c.yield()
 	c.settleTrials()
 	c.audit()
 	c.forgetSilent()

@@ -117,6 +117,8 @@ func (t *Tuner) event(e node.Event) {
 		t.complaint = fmt.Sprintf("%v does not know the channel (yet): is it on air there?", e.Peer)
 	case mesh.EventFull:
 		t.complaint = fmt.Sprintf("%v has no room for us: give another --peer, or wait", e.Peer)
+	case mesh.EventWaiting:
+		t.complaint = e.Text
 	case mesh.EventParent:
 		t.complaint = ""
 	}
