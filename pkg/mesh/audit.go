@@ -181,11 +181,10 @@ func (nb *neighbour) onAudit(m *wire.Audit) {
 	if c.source || !nb.joined || i >= block.Stripes || !n.exchanges() || !dialable(m.Addr, nb.peer.link.Addr()) || len(c.trials) >= maxTrials || !nb.auditing.take(n.now) {
 		return
 	}
-	of := n.dial(c, m.Addr)
+	of := n.dialNamed(c, m.Addr)
 	if of == nil || of == nb {
 		return
 	}
-	of.lead = of.lead || of.since == n.now
 	t := trial{by: nb, of: of, feed: i, until: n.now + auditTime}
 	if f := &c.feeds[i]; f.from == of && f.granted && n.now-f.heard < c.fresh() {
 		c.verdict(&t, true)
