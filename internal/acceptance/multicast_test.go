@@ -4,6 +4,7 @@ package acceptance
 
 import (
 	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -78,6 +79,46 @@ func TestMulticast(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who hears the group and has a peer nearby lives on the group: the peer only fills the time until the group has been heard for a
+// while, and does so again when it falls silent.
+func TestMulticastBesideAPeer(t *testing.T) {
+	t.Parallel()
+	s := newStation(t)
+	h := testnet.New(t, testnet.Config{Seed: 5, Acquainted: true, Hosts: testnet.Hosts(3, netem.Params{}, netem.Params{Loss: 0.01, Delay: time.Millisecond})}).Hosts()
+	src := s.source(h[0], "--multicast", testnet.Interface)
+	s.join(h[1], h[0])
+	src.air(clip1M.path(t), "--loop")
+	src.relay.says("multicast to")
+	time.Sleep(2 * time.Second)
+	stats := filepath.Join(s.dir, "stats")
+	v := s.watch(h[2], h[1], "--multicast", testnet.Interface, "--stats=100ms", "--stats-file", stats)
+	v.writes(1, patience)
+	first := time.Since(v.born)
+	v.says("blocks come from the multicast group")
+	time.Sleep(time.Second)
+	before := h[2].Traffic().Received
+	time.Sleep(4 * time.Second)
+	after := h[2].Traffic().Received
+	var st struct {
+		Net struct{ Parents int }
+	}
+	if err := lastStats(stats, &st); err != nil || st.Net.Parents != 0 {
+		t.Errorf("%d parents beside the group, %v", st.Net.Parents, err)
+	}
+	unicast := float64(after.Unicast.Bytes-before.Unicast.Bytes) * 8 / 4
+	group := float64(after.Multicast.Bytes-before.Multicast.Bytes) * 8 / 4
+	t.Logf("first byte after %v; then the group brought %.0f kbit/s, peers %.0f kbit/s", first.Round(time.Millisecond), group/1e3, unicast/1e3)
+	if group < 1e6 || unicast > 0.1e6 {
+		t.Errorf("the group brought %.0f kbit/s and peers %.0f kbit/s of a stream of 1 Mbit/s: want all of the group", group/1e3, unicast/1e3)
+	}
+	if first > time.Second {
+		t.Errorf("the first byte came after %v", first)
+	}
+	src.ingest.signal(2)
+	v.ends(0, patience)
+	exactFrom(t, v, src)
 }
 
 // When the sender's link is down for 2 s, nothing but those 2 s is lost.

@@ -220,6 +220,9 @@ func delays(t testing.TB, pieces []piece, out *buffer) (all []written) {
 	}
 	pos := len(pieces[p.first].preamble)
 	stamps := out.stamps()
+	if len(stamps) == 0 {
+		return nil
+	}
 	for i := p.first; i <= p.last; i++ {
 		if pos += len(pieces[i].packets); len(pieces[i].packets) == 0 {
 			continue

@@ -689,7 +689,11 @@ func (c *Channel) place(m *block.Manifest, raw []byte) {
 		}
 		c.meanTime += (d - c.meanTime) / 16
 		c.meanPayload += (float64(m.Payload) - c.meanPayload) / 16
+		first := c.rate == 0
 		c.rate = c.meanPayload / c.meanTime
+		if first {
+			c.expect()
+		}
 	}
 	if m.SinceRAP == 0 && (c.rap == wire.NoNumber || number > c.rap) {
 		c.prior, c.rap = c.rap, number

@@ -259,3 +259,26 @@ func TestNewcomersAtTheCapLoseNothing(t *testing.T) {
 		}
 	}
 }
+
+// TestGreatChannelAtOnce: a channel of more than an uplink is believed to take
+// at first is served all the same, and from its first block on.
+func TestGreatChannelAtOnce(t *testing.T) {
+	w := newWorld(t, 3)
+	s := newStation(t, 1, block.NewRun(epoch, 1), 19*time.Millisecond, 303, 26)
+	id := s.key.ID()
+	p := netem.Params{Delay: 5 * time.Millisecond}
+	cfg := Config{Uplink: 4_000_000}
+	source, relay, v := w.host("source", id, p, cfg), w.host("relay", id, p, cfg), w.host("viewer", id, p, cfg)
+	relay.dial(source)
+	v.dial(relay)
+	s.feed(source, time.Second, 200)
+	w.run(8 * time.Second)
+	for _, h := range []*host{relay, v} {
+		s.whole(t, h, 0)
+		d := h.inOrder()
+		t.Logf("%s: delays p50 %v, max %v", h.name, percentile(d, .5), percentile(d, 1))
+		if m := percentile(d, 1); m > 600*time.Millisecond {
+			t.Errorf("%s: a block came after %v", h.name, m)
+		}
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/pace"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
@@ -259,6 +260,23 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 	c.countChildren()
 	victim.evicted(1<<what, nb, what == i)
 	return true
+}
+
+// expectTimes the channel is what our uplink is believed to take before
+// anything is known: who has less finds out soon, and who believes less serves
+// nobody where the channel is a large one.
+const expectTimes = 2
+
+// expect tells the uplink what will be asked of it.
+func (c *Channel) expect() {
+	n := c.node
+	whole := c.cost(wire.FeedMask(lowest(wire.AllStripes, c.wanted)) | wire.Manifest | wire.Second)
+	if n.exchanges() {
+		n.bucket.Step(pace.Rate(oneMore * c.stripeRate()))
+	} else {
+		n.bucket.Step(pace.Rate(whole)) // whoever asks wants all
+	}
+	n.bucket.Expect(pace.Rate(expectTimes * whole))
 }
 
 // shed takes feeds back when more was promised than the uplink turns out to

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
-	"github.com/sixcast/sixcast/pkg/pace"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
@@ -593,9 +592,7 @@ func (c *Channel) housekeep() {
 	c.settleTrials()
 	c.audit()
 	c.forgetSilent()
-	if n.exchanges() {
-		n.bucket.Step(pace.Rate(oneMore * c.stripeRate()))
-	}
+	c.expect()
 	c.shed()
 	if n.now >= c.clockAt {
 		c.clockAt = n.now + 500*time.Millisecond

@@ -178,6 +178,16 @@ func (u *Uplink) Start(r Rate) {
 	u.pace()
 }
 
+// Expect raises what is believed before anything is known to what is about to
+// be asked of it.
+func (u *Uplink) Expect(r Rate) {
+	if u.starting && u.met == 0 && r > u.rate {
+		u.rate, u.promise = r, max(u.promise, r)
+		u.bound()
+		u.pace()
+	}
+}
+
 func (u *Uplink) bound() {
 	if u.limit.rate >= 0 {
 		most := u.limit.rate * (capShare / learntShare)
