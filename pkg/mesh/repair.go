@@ -148,7 +148,7 @@ func (c *Channel) repair() {
 	if !c.begun {
 		return
 	}
-	if n.now < c.waitUntil {
+	if n.now < c.waitUntil && c.waits > 0 {
 		c.giveUp()
 		return
 	}
