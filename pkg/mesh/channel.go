@@ -50,6 +50,7 @@ type Channel struct {
 	redirects   allowance        // dials because of what others say
 	reassign    bool             // a feed has no parent
 	changed     bool             // some neighbour is to be asked for something else
+	takers      []*neighbour     // children: those with a mask
 	debtors     []*pusher        // children that are owed something
 	liveChanged bool             // a feed has come to life, or died
 	saidLive    wire.FeedMask    // what all whom it concerns have been told

@@ -557,11 +557,15 @@ func (c *Channel) rows() int {
 	return 2
 }
 
-// countChildren finds which feeds somebody takes from us.
+// countChildren finds who takes which feeds from us.
 func (c *Channel) countChildren() {
 	var m wire.FeedMask
+	c.takers = c.takers[:0]
 	for _, nb := range c.neighbours {
-		m |= nb.push.mask
+		if nb.push.mask != 0 {
+			m |= nb.push.mask
+			c.takers = append(c.takers, nb)
+		}
 	}
 	if c.group.sending {
 		m |= c.group.push.mask
@@ -570,7 +574,7 @@ func (c *Channel) countChildren() {
 }
 
 func (c *Channel) childrenOn(i int) (k int) {
-	for _, nb := range c.neighbours {
+	for _, nb := range c.takers {
 		if nb.push.mask.Has(i) {
 			k++
 		}

@@ -463,6 +463,7 @@ func (n *Node) onJoin(p *peer, m *wire.Join) {
 	}
 	nb := n.neighbour(p, c)
 	nb.txTag, nb.joined = m.Tag, true
+	c.changed = c.changed || nb.changed
 	nb.serves, nb.uplink = m.Serves, m.Uplink
 	nb.push.setTag(m.Tag)
 	if nb.rxTag == 0 {
@@ -495,6 +496,7 @@ func (nb *neighbour) onJoined(m *wire.Joined) {
 		return
 	}
 	nb.txTag, nb.joined, nb.denied, nb.serves = m.Tag, true, 0, true
+	c.changed = c.changed || nb.changed
 	nb.push.setTag(m.Tag)
 	nb.onState(m.Progress, &m.Holdings)
 	if c.live() != 0 {

@@ -282,7 +282,7 @@ func (c *Channel) spread() {
 			continue
 		}
 		fresh := s.b.Have() & s.fresh
-		for _, nb := range c.neighbours {
+		for _, nb := range c.takers {
 			if nb.push.mask != 0 {
 				nb.push.enlist(s, fresh, wire.AllFeeds)
 			}
