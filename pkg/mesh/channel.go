@@ -350,7 +350,7 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 		if f := &c.feeds[stripe]; s.held&bit == 0 && f.from != from && f.next != from {
 			if c.tried(from).Has(stripe) && flags&block.Regenerated == 0 && s.b.Confirm(index, flags, payload) {
 				c.endTrial(from, stripe, true, true)
-			} else {
+			} else if f.from != nil { // as long as nobody else brings it, any is welcome
 				c.stray(from)
 			}
 			return
@@ -386,7 +386,7 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 	}
 	if pushed {
 		c.came(from, stripe, s, flags&block.Regenerated == 0)
-		if f := &c.feeds[stripe]; f.from != from && f.next != from {
+		if f := &c.feeds[stripe]; f.from != from && f.next != from && f.from != nil {
 			c.stray(from)
 		}
 	}

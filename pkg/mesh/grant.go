@@ -256,7 +256,7 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 	}
 	n.stats.Evictions++
 	*left += c.feedCost(what)
-	victim.push.setMask(victim.push.mask&^(1<<what), n.now)
+	victim.push.withdraw(1<<what, n.now)
 	c.countChildren()
 	victim.evicted(1<<what, nb, what == i)
 	return true
@@ -562,8 +562,8 @@ func (c *Channel) countChildren() {
 	var m wire.FeedMask
 	c.takers = c.takers[:0]
 	for _, nb := range c.neighbours {
-		if nb.push.mask != 0 {
-			m |= nb.push.mask
+		if nb.push.all() != 0 {
+			m |= nb.push.all()
 			c.takers = append(c.takers, nb)
 		}
 	}
@@ -586,6 +586,10 @@ func (c *Channel) childrenOn(i int) (k int) {
 func (c *Channel) forgetSilent() {
 	n := c.node
 	for _, nb := range c.neighbours {
+		if nb.push.leaving != 0 && n.now >= nb.push.leaveAt {
+			nb.push.leave(wire.AllFeeds, n.now)
+			c.countChildren()
+		}
 		if nb.push.mask != 0 && n.now-max(nb.peer.link.Heard(), nb.push.since) > goneChild {
 			nb.push.setMask(0, n.now)
 			nb.haveSerial = false // so that it may come back with any

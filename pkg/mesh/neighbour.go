@@ -354,6 +354,7 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 			return err
 		}
 		if nb := p.joinedAs(m.Channel); nb != nil {
+			nb.push.leave(wire.AllFeeds, n.now)
 			nb.push.setMask(0, n.now)
 			nb.ch.countChildren()
 		}
@@ -379,6 +380,7 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 			return err
 		}
 		if nb := p.joinedAs(m.Channel); nb != nil {
+			nb.push.leave(m.Feeds, n.now)
 			nb.push.setMask(nb.push.mask&^m.Feeds, n.now)
 			nb.ch.countChildren()
 		}
