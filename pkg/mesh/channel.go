@@ -615,7 +615,14 @@ func (c *Channel) startRun(from *neighbour, m *block.Manifest) {
 	c.rap, c.prior = wire.NoNumber, wire.NoNumber
 	// What the run needs to be played by those who join now.
 	start := m.Name.Number
-	switch begin, ok := m.Start(); {
+	begin, ok := m.Start()
+	if newest := c.newestOf(m.Name.Run); newest > m.Name.Number {
+		// What is young by its own number need not be so by what there is.
+		if _, young := block.Start(newest, block.NoRAP, m.Duration); !young {
+			begin, ok = m.RAPNumber()
+		}
+	}
+	switch {
 	case ok && start-begin < window/2:
 		start = begin
 	case !ok && start <= ahead:
@@ -638,6 +645,16 @@ func (c *Channel) startRun(from *neighbour, m *block.Manifest) {
 	if had != 0 && had != c.run && !c.superseded {
 		n.out.Event(Event{Kind: EventNewRun, Channel: c.ID, Run: c.run})
 	}
+}
+
+// newestOf is the newest block of a run that a neighbour says it has.
+func (c *Channel) newestOf(run block.Run) (newest block.Number) {
+	for _, nb := range c.neighbours {
+		if t := nb.theirs; t.Run == run && t.Newest != wire.NoNumber {
+			newest = max(newest, t.Newest)
+		}
+	}
+	return newest
 }
 
 func (c *Channel) release(s *slot) {

@@ -291,7 +291,7 @@ func (c *Channel) shed() {
 	}
 	c.waiting += (x - c.waiting) / 16
 	switch {
-	case c.rate == 0 || c.waiting < shedSome || over < shedSlack*c.stripeRate() && c.waiting < shedMuch:
+	case c.rate == 0 || n.now-c.advanced > time.Second || c.waiting < shedSome || over < shedSlack*c.stripeRate() && c.waiting < shedMuch:
 		c.overSince = 0
 		return
 	case c.overSince == 0:
