@@ -35,11 +35,10 @@ const (
 	// demandLife is how long a source remembers that a feed was asked for.
 	demandLife = 10 * time.Second
 	// Where what is promised has to wait for the uplink for more than shedSome
-	// of the time and is more by shedSlack stripes than the uplink takes, or
-	// for shedMuch of the time, for longer than shedAfter, up to shedAtOnce
-	// feeds are taken back at a time.
+	// of the time and is more by shedSlack stripes than the uplink takes, for
+	// longer than shedAfter, up to shedAtOnce feeds are taken back at a time.
+	// Waiting alone says nothing: a child may stand still.
 	shedSome   = 0.25
-	shedMuch   = 0.7
 	shedSlack  = 0.5
 	shedAfter  = 500 * time.Millisecond
 	shedAtOnce = 4
@@ -291,7 +290,7 @@ func (c *Channel) shed() {
 	}
 	c.waiting += (x - c.waiting) / 16
 	switch {
-	case c.rate == 0 || n.now-c.advanced > time.Second || c.waiting < shedSome || over < shedSlack*c.stripeRate() && c.waiting < shedMuch:
+	case c.rate == 0 || n.now-c.advanced > time.Second || c.waiting < shedSome || over < shedSlack*c.stripeRate() || !n.exchanges():
 		c.overSince = 0
 		return
 	case c.overSince == 0:
@@ -301,7 +300,6 @@ func (c *Channel) shed() {
 		return
 	}
 	c.overSince = n.now
-	over = max(over, c.stripeRate())
 	for range shedAtOnce {
 		var victim *neighbour
 		what, least := 0, 0.0
