@@ -73,6 +73,7 @@ type Path struct {
 
 	reported bool
 	heard    Time
+	blind    Time   // reports tell nothing before
 	got      uint32 // as the last report counted
 	gotMark  uint32 // datagrams sent when that was
 	ref      uint32
@@ -198,6 +199,14 @@ func (p *Path) find(number block.Number, index uint8) *mark {
 	return nil
 }
 
+// A child that has said nothing for stood has stood still, as a busy machine
+// does: what it reads all at once then was in its own queue. For blindTime its
+// delays tell nothing of the path.
+const (
+	stood     = 650 * time.Millisecond
+	blindTime = 300 * time.Millisecond
+)
+
 // Report takes what the child says. The report is believed as far as one
 // child's word goes: it slows this path at most to what the child needs, and
 // the uplink only if most others say the same.
@@ -205,7 +214,13 @@ func (p *Path) Report(now Time, m *wire.Report) {
 	if p.marked == 0 {
 		return
 	}
+	if p.heard != 0 && now-p.heard > stood {
+		p.blind = now + blindTime
+	}
 	p.heard, p.unheard = now, 0
+	if now < p.blind {
+		return
+	}
 	fresh := false
 	for i := int(min(m.Earliers, wire.MaxEarlier)) - 1; i >= 0; i-- {
 		e := &m.Earlier[i]

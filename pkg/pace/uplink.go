@@ -101,6 +101,11 @@ const (
 	busyBack          = 0.4
 	busyMost          = time.Minute
 
+	// few paths are believed that a queue stands in our uplink only after
+	// doubtTime.
+	few       = 3
+	doubtTime = 600 * time.Millisecond
+
 	judgeEvery = 40 * time.Millisecond
 	steadyTime = 200 * time.Millisecond
 	useTime    = 600 * time.Millisecond
