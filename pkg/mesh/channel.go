@@ -40,6 +40,7 @@ type Channel struct {
 	waiting     float64          // share of the time that what is promised has to wait, of late
 	orders      []order          // audits that we have ordered
 	rests       []rest           // roots that passed nothing on
+	liars       []liar           // keys that promised and did not deliver
 	trials      []trial          // audits that we carry out
 	auditAt     Time
 	overSince   Time             // since when more is promised than we can send
@@ -306,6 +307,7 @@ func (c *Channel) shard(from *neighbour, raw []byte) {
 	}
 	if from != nil {
 		from.heard(sh.Name)
+		from.unanswered = 0
 		from.arrivals.Shard(n.now, sh.Name.Number, uint8(sh.Index))
 	}
 	if sh.Name.Run == c.run && c.begun {

@@ -702,6 +702,9 @@ func (c *Channel) watch() {
 			}
 			if nb.lastGood < nb.grantedAt || nb.lastGood == 0 {
 				nb.empty++
+				if m&nb.held.Live != 0 {
+					nb.lied()
+				}
 			}
 			nb.fail()
 			nb.notBefore = n.now + time.Second
@@ -776,6 +779,9 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	// Manifests alone are no stripes.
 	switch {
 	case i < wire.FeedManifest:
+		if nb.shady != 0 {
+			nb.honest()
+		}
 		nb.delivered, nb.empty, nb.lastGood = true, 0, n.now
 	case nb.asked.Stripes() == 0:
 		nb.lastGood = n.now

@@ -101,7 +101,7 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		}
 	}
 	left := n.left(nb)
-	if c.source && nb.rests() {
+	if c.source && nb.rests() || nb.suspect() && !c.source && left < c.rate {
 		left = 0
 	}
 	held := 0
@@ -349,6 +349,9 @@ func (nb *neighbour) evicted(feeds wire.FeedMask, to *neighbour, follow bool) {
 // where it has failed us as a parent.
 func (nb *neighbour) believe() float64 {
 	rate := nb.ch.rate * 8 / 1000
+	if nb.suspect() {
+		return 0
+	}
 	if nb.distrusted > 0 || nb.empty > 0 {
 		return min(float64(nb.uplink), rate/10)
 	}
@@ -426,10 +429,13 @@ func (c *Channel) redirect(nb *neighbour, refused wire.FeedMask, m *wire.Subscri
 		var best *neighbour
 		var most int
 		for _, o := range c.neighbours {
-			if o == nb || !o.joined || !o.serves || o.room() == 0 || !o.peer.link.Established() || n.now-o.peer.link.Heard() > mute {
+			if o == nb || !o.joined || !o.serves || o.room() == 0 || o.suspect() || !o.peer.link.Established() || n.now-o.peer.link.Heard() > mute {
 				continue
 			}
-			weight := o.room() + n.random.IntN(4)
+			weight := min(o.room(), 8) + n.random.IntN(4)
+			if o.delivered {
+				weight += 100
+			}
 			switch {
 			case o.push.mask.Has(i):
 				weight += 1000

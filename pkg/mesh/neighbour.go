@@ -47,6 +47,9 @@ type neighbour struct {
 	notBefore  Time // not asked for feeds before
 	distrust   Time // the last choice until then
 	distrusted uint8
+	shady      Time          // it promised what it did not deliver; served last until then
+	unanswered uint8         // requests in a row that brought nothing
+	requested  Time          // when the last of them went out
 	lastGood   Time          // when something verified last came of a feed of it
 	starvedAt  Time          // when a feed of it last starved
 	later      time.Duration // that it brings things than it says; smoothed
@@ -463,6 +466,7 @@ func (n *Node) onJoin(p *peer, m *wire.Join) {
 	}
 	nb := n.neighbour(p, c)
 	nb.txTag, nb.joined = m.Tag, true
+	nb.recall()
 	nb.serves, nb.uplink = m.Serves, m.Uplink
 	nb.push.setTag(m.Tag)
 	if nb.rxTag == 0 {
@@ -495,6 +499,7 @@ func (nb *neighbour) onJoined(m *wire.Joined) {
 		return
 	}
 	nb.txTag, nb.joined, nb.denied, nb.serves = m.Tag, true, 0, true
+	nb.recall()
 	nb.push.setTag(m.Tag)
 	nb.onState(m.Progress, &m.Holdings)
 	if c.live() != 0 {
