@@ -53,7 +53,8 @@ type rest struct {
 
 // trial is an audit that this node carries out.
 type trial struct {
-	by, of  *neighbour
+	by      *neighbour // who ordered it; nil: we want to know ourselves
+	of      *neighbour
 	feed    int
 	until   Time
 	granted bool
@@ -201,6 +202,14 @@ func (nb *neighbour) onAudit(m *wire.Audit) {
 
 // verdict says how a trial ended.
 func (c *Channel) verdict(t *trial, passes bool) {
+	if t.by == nil {
+		if passes {
+			t.of.delivered = true
+		} else {
+			t.of.lied()
+		}
+		return
+	}
 	if t.by.joined && t.by.peer.link.Established() {
 		t.by.peer.tell((&wire.Verdict{Channel: c.tag, Feed: uint8(t.feed), Passes: passes, Addr: t.of.peer.link.Addr()}).Append)
 	}
@@ -243,6 +252,12 @@ func (c *Channel) endTrial(nb *neighbour, feed int, told, passes bool) {
 			c.trials = append(c.trials[:k], c.trials[k+1:]...)
 			if told {
 				c.verdict(&t, passes)
+			} else if t.by == nil && nb.held.Slots > 0 && nb.held.Live.Has(feed) {
+				// It has room, it says, and the feed.
+				if nb.excuses++; nb.excuses >= maxExcuses {
+					nb.excuses = 0
+					nb.lied()
+				}
 			}
 			nb.leftAt = c.node.now
 			nb.change()
@@ -273,7 +288,7 @@ func (c *Channel) forgetTrials(nb *neighbour) {
 		if t := c.trials[k]; t.of == nb || t.by == nb {
 			c.trials = append(c.trials[:k], c.trials[k+1:]...)
 			k--
-			if t.of == nb && t.by != nb {
+			if t.of == nb && t.by != nb && t.by != nil {
 				c.verdict(&t, false)
 			}
 		}

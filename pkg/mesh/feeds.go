@@ -41,6 +41,8 @@ const (
 	perFeed = 10 * time.Millisecond
 	// full is what it weighs that a parent has no room: it may make some.
 	full = 500 * time.Millisecond
+	// overShare is what each feed beyond a parent's share weighs.
+	overShare = 100 * time.Millisecond
 	// unproven is what it weighs that nothing has come from a parent yet.
 	unproven = 50 * time.Millisecond
 	jitter   = 20 * time.Millisecond
@@ -372,12 +374,16 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 		if !nb.delivered && well {
 			limit = 1 // until it has shown that it delivers
 		}
-		if nb.gives >= limit || !nb.offers(i) {
+		over := nb.gives - limit + 1
+		if over > 0 && (limit == 1 && !nb.delivered || over > most || nb.held.Slots == 0) || !nb.offers(i) {
 			continue
 		}
 		score := nb.lagVia(i) + time.Duration(nb.gives)*perFeed + time.Duration(n.random.Int64N(int64(jitter)))
 		if nb.held.Slots == 0 {
 			score += full
+		}
+		if over > 0 {
+			score += overShare * time.Duration(over) // better than to be refused
 		}
 		if !nb.delivered {
 			score += unproven

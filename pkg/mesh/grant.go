@@ -101,7 +101,7 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		}
 	}
 	left := n.left(nb)
-	if c.source && nb.rests() || nb.suspect() && !c.source && left < c.rate {
+	if c.source && nb.rests() || nb.suspect() && !c.source {
 		left = 0
 	}
 	held := 0
@@ -197,6 +197,9 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 	if !n.exchanges() {
 		return false
 	}
+	if nb.suspect() {
+		return false
+	}
 	up := nb.believe()
 	var victim *neighbour
 	what, least := i, 0.0
@@ -210,7 +213,7 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 		if c.source && i < block.Stripes {
 			over = wire.FeedMask(o.push.mask.Stripes()).Count() - o.quota()
 		}
-		weak := o.believe()*evictTimes <= up
+		weak := o.believe()*evictTimes <= up || o.suspect()
 		if c.source && i < block.Stripes {
 			weak = weak && held < quota || over > 0 && held < quota
 		}
@@ -354,6 +357,9 @@ func (nb *neighbour) believe() float64 {
 	}
 	if nb.distrusted > 0 || nb.empty > 0 {
 		return min(float64(nb.uplink), rate/10)
+	}
+	if !nb.ch.source && !nb.delivered {
+		return min(float64(nb.uplink), rate)
 	}
 	return min(float64(nb.uplink), believed*rate)
 }

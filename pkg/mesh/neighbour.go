@@ -47,6 +47,8 @@ type neighbour struct {
 	notBefore  Time // not asked for feeds before
 	distrust   Time // the last choice until then
 	distrusted uint8
+	triedAt    Time          // when we last tried whether it passes on what it gets
+	excuses    uint8         // trials refused in spite of what it says that it has
 	shady      Time          // it promised what it did not deliver; served last until then
 	unanswered uint8         // requests in a row that brought nothing
 	requested  Time          // when the last of them went out

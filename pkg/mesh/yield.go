@@ -31,6 +31,10 @@ func (c *Channel) yield() {
 		return
 	}
 	if n.now < c.waitUntil {
+		if c.waits > 0 && c.roomFor() && n.random.IntN(20) == 0 {
+			c.waitUntil = n.now
+			c.begunAt = n.now
+		}
 		return
 	}
 	switch {
@@ -70,6 +74,18 @@ func (c *Channel) yield() {
 	c.countChildren()
 	c.begunAt, c.caughtUp = c.waitUntil, false // then one is a newcomer
 	n.out.Event(Event{Kind: EventWaiting, Channel: c.ID, Text: "the swarm has no room: trying again in " + wait.Round(time.Second).String()})
+}
+
+// roomFor reports whether those who have delivered say that they have room
+// for us, twice over: others wait too.
+func (c *Channel) roomFor() bool {
+	k := 0
+	for _, nb := range c.neighbours {
+		if nb.delivered && nb.parentable() {
+			k += min(nb.room(), c.wanted/2)
+		}
+	}
+	return k >= 2*c.wanted
 }
 
 // giveUp lets go of the blocks that are missing: those who have room need it.
