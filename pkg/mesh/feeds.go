@@ -387,6 +387,9 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 		}
 		if !nb.delivered {
 			score += unproven
+			if i >= wire.FeedManifest && well {
+				score += time.Second // all depends on it
+			}
 		}
 		if i >= wire.FeedManifest && (c.feeds[wire.FeedManifest].from == nb || c.feeds[wire.FeedSecond].from == nb) {
 			score += time.Second // the copies come on different ways where they can

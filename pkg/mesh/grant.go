@@ -94,6 +94,8 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 			feeds |= 1 << i
 		case c.feeds[i].from == nb || c.feeds[i].next == nb:
 			reason = max(reason, wire.GrantNotLive) // no loop of two
+		case i >= wire.FeedManifest && c.source && nb.rests():
+			reason = max(reason, wire.GrantFull)
 		case nb.push.mask.Has(i) && !m.BackfillOnly && c.hop(i) < int(m.Hop[i]):
 			feeds |= 1 << i // goes on
 		case !live.Has(i) || c.hop(i) >= int(m.Hop[i]):
@@ -122,6 +124,10 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		if !m.Feeds.Has(i) || feeds.Has(i) || !live.Has(i) || c.hop(i) >= int(m.Hop[i]) || c.feeds[i].from == nb || c.feeds[i].next == nb {
 			continue
 		}
+		if i >= wire.FeedManifest && !nb.mayKeepManifests() {
+			reason = wire.GrantFull
+			continue
+		}
 		cost := c.feedCost(i)
 		if left-cost < c.reserve(i, held, quota) && !c.makeRoom(nb, i, held, quota, &left) {
 			reason = wire.GrantFull
@@ -137,6 +143,29 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		reason = wire.Granted
 	}
 	return feeds, reason
+}
+
+// mayKeepManifests reports whether the source lets nb have a copy of the
+// manifests: where some have proved that they pass things on, those come first,
+// as without manifests nobody can do anything.
+func (nb *neighbour) mayKeepManifests() bool {
+	c := nb.ch
+	if !c.source || !c.node.exchanges() || nb.proof.proven || c.servers() <= smallSwarm {
+		return true
+	}
+	if nb.rests() {
+		return false
+	}
+	proven, kept := 0, 0
+	for _, o := range c.neighbours {
+		if o.proof.proven && o.push.mask != 0 {
+			proven++
+			if o.push.mask&(wire.Manifest|wire.Second) != 0 {
+				kept++
+			}
+		}
+	}
+	return proven < rootChildren || kept >= 2
 }
 
 // quota is how many stripes a child can pass on to enough others, as far as
@@ -197,7 +226,7 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 	if !n.exchanges() {
 		return false
 	}
-	if nb.suspect() {
+	if nb.suspect() || c.source && nb.rests() {
 		return false
 	}
 	up := nb.believe()
@@ -214,6 +243,9 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 			over = wire.FeedMask(o.push.mask.Stripes()).Count() - o.quota()
 		}
 		weak := o.believe()*evictTimes <= up || o.suspect()
+		if c.source && i >= wire.FeedManifest {
+			weak = nb.proof.proven && !o.proof.proven
+		}
 		if c.source && i < block.Stripes {
 			weak = weak && held < quota || over > 0 && held < quota
 		}

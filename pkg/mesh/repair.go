@@ -523,7 +523,7 @@ func (c *Channel) setMargin() {
 		spare = 2
 	}
 	c.wanted = min(block.Stripes, c.data()+spare)
-	c.second = c.loss > 0.005
+	c.second = c.loss > 0.005 || len(c.liars) > 0
 	if half := c.loss < 0.003; half != c.half {
 		c.half, c.changed = half, true
 	}
@@ -595,6 +595,7 @@ func (c *Channel) housekeep() {
 	c.yield()
 	c.settleTrials()
 	c.audit()
+	c.prove()
 	c.forgetSilent()
 	c.expect()
 	c.shed()
