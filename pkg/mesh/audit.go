@@ -22,9 +22,10 @@ const (
 	verdicts   = 4
 	auditAgain = 20 * time.Second
 	// restTime is how long a root that does not pass on gets nothing; it
-	// doubles, and is remembered of maxRested keys.
+	// grows eightfold each time, and is remembered of maxRested keys.
 	restTime  = 20 * time.Second
 	maxRested = 256
+	restShift = 3
 	// maxTrials bounds how many audits a node carries out at once.
 	maxTrials = 3
 )
@@ -94,10 +95,18 @@ func (c *Channel) audit() {
 		}
 	}
 	root.proof.looked = n.now
+	// Who has proved itself is believed first: where all roots are full, the
+	// others say nothing, and slanderers are all that is heard.
+	proven := 0
+	for _, nb := range c.neighbours {
+		if nb.proof.proven {
+			proven++
+		}
+	}
 	start := n.random.IntN(len(c.neighbours))
 	for k := range c.neighbours {
 		a := c.neighbours[(start+k)%len(c.neighbours)]
-		if a == root || !a.joined || a.push.mask.Has(feed) || !a.peer.link.Established() || n.now-a.peer.link.Heard() > mute || c.ordered(a, root) {
+		if a == root || proven > verdicts && !a.proof.proven || !a.joined || a.push.mask.Has(feed) || !a.peer.link.Established() || n.now-a.peer.link.Heard() > mute || c.ordered(a, root) {
 			continue
 		}
 		c.orders = append(c.orders, order{a, root, uint8(feed), n.now})
@@ -153,7 +162,7 @@ func (c *Channel) condemn(nb *neighbour) {
 	key := nb.peer.link.Peer()
 	for i := range c.rests {
 		if r := &c.rests[i]; r.key == key {
-			r.until = n.now + restTime<<min(r.times, 6)
+			r.until = n.now + restTime<<min(restShift*r.times, 9)
 			r.times++
 			return
 		}

@@ -468,6 +468,9 @@ func (c *Channel) improve(cands []*neighbour, most int) {
 			worst, crowded = i, true
 			break
 		}
+		if f.from.hopOn(i) == 0 && f.from.delivered {
+			continue // nothing is better than what comes from the source
+		}
 		if n.now-f.since > switchHold && (worst < 0 || c.lag(i) > c.lag(worst)) {
 			worst = i
 		}

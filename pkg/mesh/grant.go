@@ -129,7 +129,7 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 			continue
 		}
 		cost := c.feedCost(i)
-		if left-cost < c.reserve(i, held, quota) && !c.makeRoom(nb, i, held, quota, &left) {
+		if left-cost < nb.reserve(i, held, quota) && !c.makeRoom(nb, i, held, quota, &left) {
 			reason = wire.GrantFull
 			continue
 		}
@@ -191,7 +191,8 @@ func (nb *neighbour) quota() int {
 // for the feeds that nobody takes from it yet, so that each has one root
 // before any has two; and some for those who can do more with it, from whom
 // already has its share.
-func (c *Channel) reserve(i, held, quota int) float64 {
+func (nb *neighbour) reserve(i, held, quota int) float64 {
+	c := nb.ch
 	if !c.source || !c.node.exchanges() {
 		return 0
 	}
@@ -199,7 +200,7 @@ func (c *Channel) reserve(i, held, quota int) float64 {
 	if c.children.Has(i) {
 		r += c.cost(c.demand() &^ c.children)
 	}
-	if c.children.Has(i) {
+	if c.children.Has(i) && !(nb.proof.proven && c.doubtful(i)) {
 		r += 1.5 * c.stripeRate()
 	}
 	if held >= quota && c.servers() > smallSwarm {
@@ -414,6 +415,20 @@ func (nb *neighbour) answer(feeds wire.FeedMask, reason wire.GrantReason, refuse
 	nb.peer.tell(m.Append)
 }
 
+// doubtful reports whether nobody has feed i of the source who has proved that
+// it passes it on.
+func (c *Channel) doubtful(i int) bool {
+	if c.servers() <= smallSwarm {
+		return false
+	}
+	for _, o := range c.neighbours {
+		if o.push.mask.Has(i) && o.proof.proven {
+			return false
+		}
+	}
+	return true
+}
+
 // hoarded reports whether feed i is with a child that has more than it can
 // pass on.
 func (c *Channel) hoarded(i int) bool {
@@ -441,7 +456,7 @@ func (c *Channel) offerRoots(nb *neighbour, asked wire.FeedMask, m *wire.Subscri
 			if asked.Has(i) || nb.push.mask.Has(i) || offer.Has(i) {
 				continue
 			}
-			if unclaimed && (c.children.Has(i) || !wanted.Has(i)) || !unclaimed && !c.hoarded(i) {
+			if unclaimed && (c.children.Has(i) || !wanted.Has(i)) || !unclaimed && !c.hoarded(i) && !(nb.proof.proven && c.doubtful(i)) {
 				continue
 			}
 			offer |= 1 << i
