@@ -43,6 +43,8 @@ type Channel struct {
 	liars       []liar           // keys that promised and did not deliver
 	trials      []trial          // audits that we carry out
 	auditAt     Time
+	proveAt     Time
+	vacated     [wire.Feeds]Time // when somebody last gave a feed back that nobody else has
 	overSince   Time             // since when more is promised than we can send
 	askedFor    [wire.Feeds]Time // when somebody last wanted it of us
 	lastHop     [wire.Feeds]int  // our last known distance on each feed

@@ -354,8 +354,9 @@ func (c *Channel) assign() {
 	}
 	// What is more than we want is given back, the highest first.
 	for i := block.Stripes - 1; i >= 0 && have > c.wanted; i-- {
-		if f := &c.feeds[i]; f.from != nil && n.now-f.since > time.Second {
-
+		// What others have from us only as long as all is well otherwise.
+		f := &c.feeds[i]
+		if f.from != nil && n.now-f.since > time.Second && (!c.passesOn(i) || f.from.hopOn(i) > 0 && have > c.wanted+1) {
 			c.drop(i)
 			have--
 		}

@@ -43,6 +43,9 @@ const (
 	shedSlack  = 0.5
 	shedAfter  = 500 * time.Millisecond
 	shedAtOnce = 4
+	// vacancy is for how long a feed of the source that nobody has any more
+	// is kept for those who have proved that they pass things on.
+	vacancy = 2 * time.Second
 	// goneChild is how long a child may say nothing before it is pushed to
 	// no more: REPORT and STATE are due every half second.
 	goneChild = 1600 * time.Millisecond
@@ -124,7 +127,7 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		if !m.Feeds.Has(i) || feeds.Has(i) || !live.Has(i) || c.hop(i) >= int(m.Hop[i]) || c.feeds[i].from == nb || c.feeds[i].next == nb {
 			continue
 		}
-		if i >= wire.FeedManifest && !nb.mayKeepManifests() {
+		if !nb.mayBeRoot(i) || i >= wire.FeedManifest && !nb.mayKeepManifests() {
 			reason = wire.GrantFull
 			continue
 		}
@@ -143,6 +146,22 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		reason = wire.Granted
 	}
 	return feeds, reason
+}
+
+// mayBeRoot reports whether the source lets nb have feed i: one that is free
+// goes to those at first who have proved themselves.
+func (nb *neighbour) mayBeRoot(i int) bool {
+	c := nb.ch
+	if !c.source || !c.node.exchanges() || nb.proof.proven || c.children.Has(i) || c.vacated[i] == 0 || c.node.now-c.vacated[i] > vacancy {
+		return true
+	}
+	proven := 0
+	for _, o := range c.neighbours {
+		if o.proof.proven {
+			proven++
+		}
+	}
+	return proven <= verdicts
 }
 
 // mayKeepManifests reports whether the source lets nb have a copy of the
@@ -624,6 +643,11 @@ func (c *Channel) countChildren() {
 	}
 	if c.group.sending {
 		m |= c.group.push.mask
+	}
+	for i := range c.vacated {
+		if (c.children &^ m).Has(i) {
+			c.vacated[i] = c.node.now
+		}
 	}
 	c.children = m
 }
