@@ -64,7 +64,8 @@ type Channel struct {
 	silentSince Time          // since when nobody delivers
 	clockBase   time.Duration // what our clock is ahead of the source's, as the feeds show
 	waitUntil   Time          // no feeds are asked for before: there is no room
-	hungry      Time          // since when too few feeds are live; 0 they are not
+	hungry      time.Duration // for how long too few feeds have been live, of late
+	looked      Time          // when that was last counted
 	waits       int           // times in a row that we gave up
 	redials     []redial
 	source      bool // fed by a pipe: this node is where the channel comes from

@@ -20,6 +20,9 @@ const (
 	waitFirst = 4 * time.Second
 	waitMost  = time.Minute
 	// content is how long all must be well for a wait to be forgotten.
+	// recover is how much longer all must be well than it was not, until that
+	// is forgotten.
+	recover = 2
 	content = 30 * time.Second
 )
 
@@ -32,33 +35,38 @@ func (c *Channel) yield() {
 	}
 	if n.now < c.waitUntil {
 		if c.waits > 0 && c.roomFor() && n.random.IntN(20) == 0 {
-			c.waitUntil = n.now
+			c.waitUntil, c.looked = n.now, n.now
 			c.begunAt = n.now
 		}
 		return
 	}
 	switch {
-	case c.playing() || n.now-c.silentSince < time.Second || len(c.neighbours) == 0:
+	case n.now-c.silentSince < time.Second || len(c.neighbours) == 0:
+		c.hungry, c.looked = 0, n.now
+		return
+	case c.playing():
+		// What is well for a moment now and then is not well.
+		c.hungry = max(0, c.hungry-(n.now-c.looked)/recover)
+		c.looked = n.now
 		if c.waits > 0 && c.hungry == 0 && n.now-c.waitUntil > content {
 			c.waits = 0
 		}
-		c.hungry = 0
 		return
-	case c.hungry == 0:
-		c.hungry = n.now
 	}
+	c.hungry += n.now - c.looked
+	c.looked = n.now
 	streams := 0.0
 	if c.rate > 0 && n.serves() {
 		streams = min(yieldMost, n.capacity()/c.rate)
 	}
-	if n.now-c.hungry < yieldAfter+time.Duration(streams*float64(yieldStream)) {
+	if c.hungry < yieldAfter+time.Duration(streams*float64(yieldStream)) {
 		return
 	}
 	wait := min(waitFirst<<min(c.waits, 6), waitMost)
 	wait = time.Duration(float64(wait) * (0.5 + n.random.Float64()) / (1 + streams))
 	c.waits++
 	n.stats.Waits++
-	c.hungry = 0
+	c.hungry, c.looked = 0, n.now+wait
 	c.waitUntil = n.now + wait
 	for i := range c.feeds {
 		if c.feeds[i].from != nil {
