@@ -13,16 +13,19 @@ const (
 	// feeds, yieldStream more for every stream of uplink, of which yieldMost
 	// count.
 	yieldAfter  = 4 * time.Second
-	yieldStream = 3 * time.Second
+	yieldStream = 2500 * time.Millisecond
 	yieldMost   = 4.0
 	// waitFirst is how long it waits then, if it contributes nothing; it
-	// doubles up to waitMost.
-	waitFirst = 4 * time.Second
+	// grows fourfold up to waitMost.
+	waitFirst = 8 * time.Second
 	waitMost  = time.Minute
 	// content is how long all must be well for a wait to be forgotten.
+	// patient is how long a newcomer counts nothing: in a crowd all starve at
+	// first.
+	patient = 8 * time.Second
 	// recover is how much longer all must be well than it was not, until that
 	// is forgotten.
-	recover = 2
+	recover = 6
 	content = 30 * time.Second
 )
 
@@ -41,7 +44,7 @@ func (c *Channel) yield() {
 		return
 	}
 	switch {
-	case n.now-c.silentSince < time.Second || len(c.neighbours) == 0:
+	case n.now-c.silentSince < time.Second || c.waits == 0 && n.now-c.begunAt < patient || len(c.neighbours) == 0:
 		c.hungry, c.looked = 0, n.now
 		return
 	case c.playing():
@@ -62,7 +65,7 @@ func (c *Channel) yield() {
 	if c.hungry < yieldAfter+time.Duration(streams*float64(yieldStream)) {
 		return
 	}
-	wait := min(waitFirst<<min(c.waits, 6), waitMost)
+	wait := min(waitFirst<<(2*min(c.waits, 3)), waitMost)
 	wait = time.Duration(float64(wait) * (0.5 + n.random.Float64()) / (1 + streams))
 	c.waits++
 	n.stats.Waits++
