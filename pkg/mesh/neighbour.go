@@ -359,6 +359,7 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 			return err
 		}
 		if nb := p.joinedAs(m.Channel); nb != nil {
+			nb.push.leave(wire.AllFeeds, n.now)
 			nb.push.setMask(0, n.now)
 			nb.ch.countChildren()
 		}
@@ -384,6 +385,7 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 			return err
 		}
 		if nb := p.joinedAs(m.Channel); nb != nil {
+			nb.push.leave(m.Feeds, n.now)
 			nb.push.setMask(nb.push.mask&^m.Feeds, n.now)
 			nb.ch.countChildren()
 		}
@@ -469,6 +471,7 @@ func (n *Node) onJoin(p *peer, m *wire.Join) {
 	nb := n.neighbour(p, c)
 	nb.txTag, nb.joined = m.Tag, true
 	nb.recall()
+	c.changed = c.changed || nb.changed
 	nb.serves, nb.uplink = m.Serves, m.Uplink
 	nb.push.setTag(m.Tag)
 	if nb.rxTag == 0 {
@@ -502,6 +505,7 @@ func (nb *neighbour) onJoined(m *wire.Joined) {
 	}
 	nb.txTag, nb.joined, nb.denied, nb.serves = m.Tag, true, 0, true
 	nb.recall()
+	c.changed = c.changed || nb.changed
 	nb.push.setTag(m.Tag)
 	nb.onState(m.Progress, &m.Holdings)
 	if c.live() != 0 {

@@ -413,12 +413,13 @@ func (n *Node) finish() {
 			c.settleGroupRepairs()
 		}
 	}
-	n.pump()
+	// What is said of a push goes before it.
 	for i := 0; i < len(n.talk); i++ {
 		n.sendControl(n.talk[i])
 	}
 	clear(n.talk)
 	n.talk = n.talk[:0]
+	n.pump()
 }
 
 func (n *Node) sendControl(p *peer) {

@@ -41,6 +41,8 @@ const (
 	// how much of that it can save up.
 	shareTimes = 1.5
 	shareDepth = time.Second
+	// leaveGrace is how long what was promised and taken back is still pushed.
+	leaveGrace = 700 * time.Millisecond
 	// serveWithin is how long the cap may hold up what is promised before
 	// requests are refused.
 	serveWithin = 30 * time.Millisecond
@@ -56,6 +58,8 @@ type pusher struct {
 	owner     *neighbour // nil for the group
 	head      [wire.TagSize]byte
 	mask      wire.FeedMask
+	leaving   wire.FeedMask // no longer promised, but pushed until leaveAt, so that the child finds another parent first
+	leaveAt   Time
 	half      wire.FeedMask // the stripe of which only the first row is wanted, if any
 	since     Time          // when the mask last grew
 	backlog   block.Number
@@ -116,11 +120,11 @@ func (p *pusher) setMask(m wire.FeedMask, now Time) {
 		p.since = now
 	}
 	if less := p.mask &^ m; less != 0 {
-		keep := block.StripeMask(uint16(m))
+		keep := block.StripeMask(uint16(m | p.leaving))
 		for i := range p.owed {
 			if d := &p.owed[i]; !d.empty() {
 				d.want &= keep | d.asked
-				if !m.Has(wire.FeedManifest) && d.manifest&manifestAsked == 0 {
+				if !(m | p.leaving).Has(wire.FeedManifest) && d.manifest&manifestAsked == 0 {
 					d.manifest &^= manifestWanted
 				}
 				if d.empty() {
@@ -130,14 +134,32 @@ func (p *pusher) setMask(m wire.FeedMask, now Time) {
 		}
 	}
 	p.mask = m
-	if m == 0 {
+	if m|p.leaving == 0 {
 		p.clear()
 	}
 }
 
+// withdraw takes promises back, and goes on with them for a moment.
+func (p *pusher) withdraw(feeds wire.FeedMask, now Time) {
+	p.leaving |= feeds & p.mask
+	p.leaveAt = now + leaveGrace
+	p.mask &^= feeds
+}
+
+// leave ends what was withdrawn.
+func (p *pusher) leave(feeds wire.FeedMask, now Time) {
+	m := p.mask
+	p.mask |= p.leaving & feeds
+	p.leaving &^= feeds
+	p.setMask(m, now)
+}
+
+// all is what is pushed, promised or not.
+func (p *pusher) all() wire.FeedMask { return p.mask | p.leaving }
+
 // wanted are the shards of a block that the child wants.
 func (p *pusher) wanted(b *block.Manifest) uint64 {
-	w := shards(p.mask, b)
+	w := shards(p.all(), b)
 	if half := p.half & p.mask; half != 0 && b.Rows > 1 {
 		w &^= block.StripeMask(uint16(half)) &^ (1<<block.Stripes - 1)
 	}
@@ -208,6 +230,7 @@ func shards(m wire.FeedMask, b *block.Manifest) uint64 {
 // new are pushed from the block on that it names.
 func (p *pusher) subscribe(m *wire.Subscribe, feeds wire.FeedMask) {
 	c := p.owner.ch
+	p.leaving &^= feeds
 	added := feeds &^ p.mask
 	p.setMask(feeds, c.node.now)
 	p.half = 0
@@ -259,11 +282,11 @@ func (p *pusher) enlist(s *slot, have uint64, feeds wire.FeedMask) {
 	if d == nil {
 		return
 	}
-	if feeds.Has(wire.FeedManifest) && p.mask.Has(wire.FeedManifest) && d.manifest&manifestSent == 0 {
+	if feeds.Has(wire.FeedManifest) && p.all().Has(wire.FeedManifest) && d.manifest&manifestSent == 0 {
 		p.oweManifest(d, manifestWanted)
 		d.manifest &^= manifestAsked // requested before: now it comes in its turn
 	}
-	if feeds.Has(wire.FeedSecond) && p.mask.Has(wire.FeedSecond) && !p.mask.Has(wire.FeedManifest) && d.manifest&secondSent == 0 {
+	if feeds.Has(wire.FeedSecond) && p.all().Has(wire.FeedSecond) && !p.all().Has(wire.FeedManifest) && d.manifest&secondSent == 0 {
 		p.oweManifest(d, secondWanted)
 	}
 	have &= p.wanted(s.b.Manifest()) &^ d.sent
@@ -282,8 +305,8 @@ func (c *Channel) spread() {
 			continue
 		}
 		fresh := s.b.Have() & s.fresh
-		for _, nb := range c.neighbours {
-			if nb.push.mask != 0 {
+		for _, nb := range c.takers {
+			if nb.push.all() != 0 {
 				nb.push.enlist(s, fresh, wire.AllFeeds)
 			}
 		}
