@@ -522,7 +522,7 @@ func (nb *neighbour) onState(p wire.Progress, h *wire.Holdings) {
 	}
 	if h.Live&^nb.held.Live != 0 {
 		c.reassign = true
-		if n.now < nb.notBefore && nb.held.Live == 0 {
+		if n.now < nb.notBefore && nb.held.Live == 0 && !nb.suspect() {
 			nb.notBefore = n.now // it had nothing, now it has
 		}
 	}
