@@ -22,9 +22,10 @@ const (
 	verdicts   = 4
 	auditAgain = 20 * time.Second
 	// restTime is how long a root that does not pass on gets nothing; it
-	// doubles, and is remembered of maxRested keys.
+	// grows eightfold each time, and is remembered of maxRested keys.
 	restTime  = 20 * time.Second
 	maxRested = 256
+	restShift = 3
 	// maxTrials bounds how many audits a node carries out at once.
 	maxTrials = 3
 )
@@ -53,7 +54,8 @@ type rest struct {
 
 // trial is an audit that this node carries out.
 type trial struct {
-	by, of  *neighbour
+	by      *neighbour // who ordered it; nil: we want to know ourselves
+	of      *neighbour
 	feed    int
 	until   Time
 	granted bool
@@ -93,10 +95,18 @@ func (c *Channel) audit() {
 		}
 	}
 	root.proof.looked = n.now
+	// Who has proved itself is believed first: where all roots are full, the
+	// others say nothing, and slanderers are all that is heard.
+	proven := 0
+	for _, nb := range c.neighbours {
+		if nb.proof.proven {
+			proven++
+		}
+	}
 	start := n.random.IntN(len(c.neighbours))
 	for k := range c.neighbours {
 		a := c.neighbours[(start+k)%len(c.neighbours)]
-		if a == root || !a.joined || a.push.mask.Has(feed) || !a.peer.link.Established() || n.now-a.peer.link.Heard() > mute || c.ordered(a, root) {
+		if a == root || proven > verdicts && !a.proof.proven || !a.joined || a.push.mask.Has(feed) || !a.peer.link.Established() || n.now-a.peer.link.Heard() > mute || c.ordered(a, root) {
 			continue
 		}
 		c.orders = append(c.orders, order{a, root, uint8(feed), n.now})
@@ -152,7 +162,7 @@ func (c *Channel) condemn(nb *neighbour) {
 	key := nb.peer.link.Peer()
 	for i := range c.rests {
 		if r := &c.rests[i]; r.key == key {
-			r.until = n.now + restTime<<min(r.times, 6)
+			r.until = n.now + restTime<<min(restShift*r.times, 9)
 			r.times++
 			return
 		}
@@ -201,6 +211,14 @@ func (nb *neighbour) onAudit(m *wire.Audit) {
 
 // verdict says how a trial ended.
 func (c *Channel) verdict(t *trial, passes bool) {
+	if t.by == nil {
+		if passes {
+			t.of.delivered = true
+		} else {
+			t.of.lied()
+		}
+		return
+	}
 	if t.by.joined && t.by.peer.link.Established() {
 		t.by.peer.tell((&wire.Verdict{Channel: c.tag, Feed: uint8(t.feed), Passes: passes, Addr: t.of.peer.link.Addr()}).Append)
 	}
@@ -243,6 +261,12 @@ func (c *Channel) endTrial(nb *neighbour, feed int, told, passes bool) {
 			c.trials = append(c.trials[:k], c.trials[k+1:]...)
 			if told {
 				c.verdict(&t, passes)
+			} else if t.by == nil && nb.held.Slots > 0 && nb.held.Live.Has(feed) {
+				// It has room, it says, and the feed.
+				if nb.excuses++; nb.excuses >= maxExcuses {
+					nb.excuses = 0
+					nb.lied()
+				}
 			}
 			nb.leftAt = c.node.now
 			nb.change()
@@ -273,7 +297,7 @@ func (c *Channel) forgetTrials(nb *neighbour) {
 		if t := c.trials[k]; t.of == nb || t.by == nb {
 			c.trials = append(c.trials[:k], c.trials[k+1:]...)
 			k--
-			if t.of == nb && t.by != nb {
+			if t.of == nb && t.by != nb && t.by != nil {
 				c.verdict(&t, false)
 			}
 		}

@@ -40,8 +40,11 @@ type Channel struct {
 	waiting     float64          // share of the time that what is promised has to wait, of late
 	orders      []order          // audits that we have ordered
 	rests       []rest           // roots that passed nothing on
+	liars       []liar           // keys that promised and did not deliver
 	trials      []trial          // audits that we carry out
 	auditAt     Time
+	proveAt     Time
+	vacated     [wire.Feeds]Time // when somebody last gave a feed back that nobody else has
 	overSince   Time             // since when more is promised than we can send
 	askedFor    [wire.Feeds]Time // when somebody last wanted it of us
 	lastHop     [wire.Feeds]int  // our last known distance on each feed
@@ -62,7 +65,8 @@ type Channel struct {
 	silentSince Time          // since when nobody delivers
 	clockBase   time.Duration // what our clock is ahead of the source's, as the feeds show
 	waitUntil   Time          // no feeds are asked for before: there is no room
-	hungry      Time          // since when too few feeds are live; 0 they are not
+	hungry      time.Duration // for how long too few feeds have been live, of late
+	looked      Time          // when that was last counted
 	waits       int           // times in a row that we gave up
 	redials     []redial
 	source      bool // fed by a pipe: this node is where the channel comes from
@@ -307,6 +311,7 @@ func (c *Channel) shard(from *neighbour, raw []byte) {
 	}
 	if from != nil {
 		from.heard(sh.Name)
+		from.unanswered = 0
 		from.arrivals.Shard(n.now, sh.Name.Number, uint8(sh.Index))
 	}
 	if sh.Name.Run == c.run && c.begun {

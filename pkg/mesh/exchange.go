@@ -111,7 +111,7 @@ func (c *Channel) know(a netip.AddrPort, from *neighbour, good bool) {
 // servers is how many neighbours serve us or could.
 func (c *Channel) servers() (k int) {
 	for _, nb := range c.neighbours {
-		if (nb.joined && nb.serves || !nb.peer.link.Established()) && nb.denied == 0 {
+		if (nb.joined && nb.serves || !nb.peer.link.Established()) && nb.denied == 0 && !nb.suspect() {
 			k++
 		}
 	}
@@ -203,7 +203,7 @@ func (c *Channel) namePeers(nb *neighbour, most int) {
 		for j := range c.neighbours {
 			o := c.neighbours[(start+j)%len(c.neighbours)]
 			good := o.delivered && o.held.Slots > 0
-			if o == nb || good != want || !o.joined || !o.serves || o.denied > 0 || !o.peer.link.Established() ||
+			if o == nb || good != want || !o.joined || !o.serves || o.denied > 0 || o.suspect() || !o.peer.link.Established() ||
 				n.now-o.peer.link.Heard() > mute || m.N >= most || !dialable(o.peer.link.Addr(), nb.peer.link.Addr()) {
 				continue
 			}

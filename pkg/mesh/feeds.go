@@ -41,6 +41,8 @@ const (
 	perFeed = 10 * time.Millisecond
 	// full is what it weighs that a parent has no room: it may make some.
 	full = 500 * time.Millisecond
+	// overShare is what each feed beyond a parent's share weighs.
+	overShare = 100 * time.Millisecond
 	// unproven is what it weighs that nothing has come from a parent yet.
 	unproven = 50 * time.Millisecond
 	jitter   = 20 * time.Millisecond
@@ -364,8 +366,9 @@ func (c *Channel) assign() {
 	}
 	// What is more than we want is given back, the highest first.
 	for i := block.Stripes - 1; i >= 0 && have > c.wanted; i-- {
-		if f := &c.feeds[i]; f.from != nil && n.now-f.since > time.Second {
-
+		// What others have from us only as long as all is well otherwise.
+		f := &c.feeds[i]
+		if f.from != nil && n.now-f.since > time.Second && (!c.passesOn(i) || f.from.hopOn(i) > 0 && have > c.wanted+1) {
 			c.drop(i)
 			have--
 		}
@@ -384,15 +387,22 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 		if !nb.delivered && well {
 			limit = 1 // until it has shown that it delivers
 		}
-		if nb.gives >= limit || !nb.offers(i) {
+		over := nb.gives - limit + 1
+		if over > 0 && (limit == 1 && !nb.delivered || over > most || nb.held.Slots == 0) || !nb.offers(i) {
 			continue
 		}
 		score := nb.lagVia(i) + time.Duration(nb.gives)*perFeed + time.Duration(n.random.Int64N(int64(jitter)))
 		if nb.held.Slots == 0 {
 			score += full
 		}
+		if over > 0 {
+			score += overShare * time.Duration(over) // better than to be refused
+		}
 		if !nb.delivered {
 			score += unproven
+			if i >= wire.FeedManifest && well {
+				score += time.Second // all depends on it
+			}
 		}
 		if i >= wire.FeedManifest && (c.feeds[wire.FeedManifest].from == nb || c.feeds[wire.FeedSecond].from == nb) {
 			score += time.Second // the copies come on different ways where they can
@@ -470,6 +480,9 @@ func (c *Channel) improve(cands []*neighbour, most int) {
 		if f.from.gives > most && n.now-f.since > time.Second {
 			worst, crowded = i, true
 			break
+		}
+		if f.from.hopOn(i) == 0 && f.from.delivered {
+			continue // nothing is better than what comes from the source
 		}
 		if n.now-f.since > switchHold && (worst < 0 || c.lag(i) > c.lag(worst)) {
 			worst = i
@@ -713,6 +726,9 @@ func (c *Channel) watch() {
 			}
 			if nb.lastGood < nb.grantedAt || nb.lastGood == 0 {
 				nb.empty++
+				if m&nb.held.Live != 0 {
+					nb.lied()
+				}
 			}
 			nb.fail()
 			nb.notBefore = n.now + time.Second
@@ -787,6 +803,9 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	// Manifests alone are no stripes.
 	switch {
 	case i < wire.FeedManifest:
+		if nb.shady != 0 {
+			nb.honest()
+		}
 		nb.delivered, nb.empty, nb.lastGood = true, 0, n.now
 	case nb.asked.Stripes() == 0:
 		nb.lastGood = n.now

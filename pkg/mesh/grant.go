@@ -42,6 +42,9 @@ const (
 	shedSlack  = 0.5
 	shedAfter  = 500 * time.Millisecond
 	shedAtOnce = 4
+	// vacancy is for how long a feed of the source that nobody has any more
+	// is kept for those who have proved that they pass things on.
+	vacancy = 2 * time.Second
 	// goneChild is how long a child may say nothing before it is pushed to
 	// no more: REPORT and STATE are due every half second.
 	goneChild = 1600 * time.Millisecond
@@ -93,6 +96,8 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 			feeds |= 1 << i
 		case c.feeds[i].from == nb || c.feeds[i].next == nb:
 			reason = max(reason, wire.GrantNotLive) // no loop of two
+		case i >= wire.FeedManifest && c.source && nb.rests():
+			reason = max(reason, wire.GrantFull)
 		case nb.push.mask.Has(i) && !m.BackfillOnly && c.hop(i) < int(m.Hop[i]):
 			feeds |= 1 << i // goes on
 		case !live.Has(i) || c.hop(i) >= int(m.Hop[i]):
@@ -100,7 +105,7 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		}
 	}
 	left := n.left(nb)
-	if c.source && nb.rests() {
+	if c.source && nb.rests() || nb.suspect() && !c.source {
 		left = 0
 	}
 	held := 0
@@ -121,8 +126,12 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		if !m.Feeds.Has(i) || feeds.Has(i) || !live.Has(i) || c.hop(i) >= int(m.Hop[i]) || c.feeds[i].from == nb || c.feeds[i].next == nb {
 			continue
 		}
+		if !nb.mayBeRoot(i) || i >= wire.FeedManifest && !nb.mayKeepManifests() {
+			reason = wire.GrantFull
+			continue
+		}
 		cost := c.feedCost(i)
-		if left-cost < c.reserve(i, held, quota) && !c.makeRoom(nb, i, held, quota, &left) {
+		if left-cost < nb.reserve(i, held, quota) && !c.makeRoom(nb, i, held, quota, &left) {
 			reason = wire.GrantFull
 			continue
 		}
@@ -136,6 +145,45 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		reason = wire.Granted
 	}
 	return feeds, reason
+}
+
+// mayBeRoot reports whether the source lets nb have feed i: one that is free
+// goes to those at first who have proved themselves.
+func (nb *neighbour) mayBeRoot(i int) bool {
+	c := nb.ch
+	if !c.source || !c.node.exchanges() || nb.proof.proven || c.children.Has(i) || c.vacated[i] == 0 || c.node.now-c.vacated[i] > vacancy {
+		return true
+	}
+	proven := 0
+	for _, o := range c.neighbours {
+		if o.proof.proven {
+			proven++
+		}
+	}
+	return proven <= verdicts
+}
+
+// mayKeepManifests reports whether the source lets nb have a copy of the
+// manifests: where some have proved that they pass things on, those come first,
+// as without manifests nobody can do anything.
+func (nb *neighbour) mayKeepManifests() bool {
+	c := nb.ch
+	if !c.source || !c.node.exchanges() || nb.proof.proven || c.servers() <= smallSwarm {
+		return true
+	}
+	if nb.rests() {
+		return false
+	}
+	proven, kept := 0, 0
+	for _, o := range c.neighbours {
+		if o.proof.proven && o.push.mask != 0 {
+			proven++
+			if o.push.mask&(wire.Manifest|wire.Second) != 0 {
+				kept++
+			}
+		}
+	}
+	return proven < rootChildren || kept >= 2
 }
 
 // quota is how many stripes a child can pass on to enough others, as far as
@@ -161,7 +209,8 @@ func (nb *neighbour) quota() int {
 // for the feeds that nobody takes from it yet, so that each has one root
 // before any has two; and some for those who can do more with it, from whom
 // already has its share.
-func (c *Channel) reserve(i, held, quota int) float64 {
+func (nb *neighbour) reserve(i, held, quota int) float64 {
+	c := nb.ch
 	if !c.source || !c.node.exchanges() {
 		return 0
 	}
@@ -169,7 +218,7 @@ func (c *Channel) reserve(i, held, quota int) float64 {
 	if c.children.Has(i) {
 		r += c.cost(c.demand() &^ c.children)
 	}
-	if c.children.Has(i) {
+	if c.children.Has(i) && !(nb.proof.proven && c.doubtful(i)) {
 		r += 1.5 * c.stripeRate()
 	}
 	if held >= quota && c.servers() > smallSwarm {
@@ -196,6 +245,9 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 	if !n.exchanges() {
 		return false
 	}
+	if nb.suspect() || c.source && nb.rests() {
+		return false
+	}
 	up := nb.believe()
 	var victim *neighbour
 	what, least := i, 0.0
@@ -209,7 +261,10 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 		if c.source && i < block.Stripes {
 			over = wire.FeedMask(o.push.mask.Stripes()).Count() - o.quota()
 		}
-		weak := o.believe()*evictTimes <= up
+		weak := o.believe()*evictTimes <= up || o.suspect()
+		if c.source && i >= wire.FeedManifest {
+			weak = nb.proof.proven && !o.proof.proven
+		}
 		if c.source && i < block.Stripes {
 			weak = weak && held < quota || over > 0 && held < quota
 		}
@@ -347,8 +402,14 @@ func (nb *neighbour) evicted(feeds wire.FeedMask, to *neighbour, follow bool) {
 // where it has failed us as a parent.
 func (nb *neighbour) believe() float64 {
 	rate := nb.ch.rate * 8 / 1000
+	if nb.suspect() {
+		return 0
+	}
 	if nb.distrusted > 0 || nb.empty > 0 {
 		return min(float64(nb.uplink), rate/10)
+	}
+	if !nb.ch.source && !nb.delivered {
+		return min(float64(nb.uplink), rate)
 	}
 	return min(float64(nb.uplink), believed*rate)
 }
@@ -369,6 +430,20 @@ func (nb *neighbour) answer(feeds wire.FeedMask, reason wire.GrantReason, refuse
 		nb.ch.offerRoots(nb, feeds|refused, &m)
 	}
 	nb.peer.tell(m.Append)
+}
+
+// doubtful reports whether nobody has feed i of the source who has proved that
+// it passes it on.
+func (c *Channel) doubtful(i int) bool {
+	if c.servers() <= smallSwarm {
+		return false
+	}
+	for _, o := range c.neighbours {
+		if o.push.mask.Has(i) && o.proof.proven {
+			return false
+		}
+	}
+	return true
 }
 
 // hoarded reports whether feed i is with a child that has more than it can
@@ -398,7 +473,7 @@ func (c *Channel) offerRoots(nb *neighbour, asked wire.FeedMask, m *wire.Subscri
 			if asked.Has(i) || nb.push.mask.Has(i) || offer.Has(i) {
 				continue
 			}
-			if unclaimed && (c.children.Has(i) || !wanted.Has(i)) || !unclaimed && !c.hoarded(i) {
+			if unclaimed && (c.children.Has(i) || !wanted.Has(i)) || !unclaimed && !c.hoarded(i) && !(nb.proof.proven && c.doubtful(i)) {
 				continue
 			}
 			offer |= 1 << i
@@ -424,10 +499,13 @@ func (c *Channel) redirect(nb *neighbour, refused wire.FeedMask, m *wire.Subscri
 		var best *neighbour
 		var most int
 		for _, o := range c.neighbours {
-			if o == nb || !o.joined || !o.serves || o.room() == 0 || !o.peer.link.Established() || n.now-o.peer.link.Heard() > mute {
+			if o == nb || !o.joined || !o.serves || o.room() == 0 || o.suspect() || !o.peer.link.Established() || n.now-o.peer.link.Heard() > mute {
 				continue
 			}
-			weight := o.room() + n.random.IntN(4)
+			weight := min(o.room(), 8) + n.random.IntN(4)
+			if o.delivered {
+				weight += 100
+			}
 			switch {
 			case o.push.mask.Has(i):
 				weight += 1000
@@ -567,6 +645,11 @@ func (c *Channel) countChildren() {
 	}
 	if c.group.sending {
 		m |= c.group.push.mask
+	}
+	for i := range c.vacated {
+		if (c.children &^ m).Has(i) {
+			c.vacated[i] = c.node.now
+		}
 	}
 	c.children = m
 }

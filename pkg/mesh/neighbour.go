@@ -47,6 +47,11 @@ type neighbour struct {
 	notBefore  Time // not asked for feeds before
 	distrust   Time // the last choice until then
 	distrusted uint8
+	triedAt    Time          // when we last tried whether it passes on what it gets
+	excuses    uint8         // trials refused in spite of what it says that it has
+	shady      Time          // it promised what it did not deliver; served last until then
+	unanswered uint8         // requests in a row that brought nothing
+	requested  Time          // when the last of them went out
 	lastGood   Time          // when something verified last came of a feed of it
 	starvedAt  Time          // when a feed of it last starved
 	later      time.Duration // that it brings things than it says; smoothed
@@ -465,6 +470,7 @@ func (n *Node) onJoin(p *peer, m *wire.Join) {
 	}
 	nb := n.neighbour(p, c)
 	nb.txTag, nb.joined = m.Tag, true
+	nb.recall()
 	c.changed = c.changed || nb.changed
 	nb.serves, nb.uplink = m.Serves, m.Uplink
 	nb.push.setTag(m.Tag)
@@ -498,6 +504,7 @@ func (nb *neighbour) onJoined(m *wire.Joined) {
 		return
 	}
 	nb.txTag, nb.joined, nb.denied, nb.serves = m.Tag, true, 0, true
+	nb.recall()
 	c.changed = c.changed || nb.changed
 	nb.push.setTag(m.Tag)
 	nb.onState(m.Progress, &m.Holdings)
@@ -515,7 +522,7 @@ func (nb *neighbour) onState(p wire.Progress, h *wire.Holdings) {
 	}
 	if h.Live&^nb.held.Live != 0 {
 		c.reassign = true
-		if n.now < nb.notBefore && nb.held.Live == 0 {
+		if n.now < nb.notBefore && nb.held.Live == 0 && !nb.suspect() {
 			nb.notBefore = n.now // it had nothing, now it has
 		}
 	}

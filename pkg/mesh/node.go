@@ -189,6 +189,7 @@ type Counters struct {
 	Blocks          uint64 `json:"blocks"`          // decoded
 	BlocksLost      uint64 `json:"blocks_given_up"` // never decodable in time
 	Forged          uint64 `json:"forged"`          // failed a hash or signature
+	Lies            uint64 `json:"lies"`            // promises of parents that brought nothing
 	Refused         uint64 `json:"refused"`         // outside every bound: far future, foreign run, malformed
 	QueueDropped    uint64 `json:"queue_dropped"`   // shards not sent to a child that was too far behind
 	GroupRepairs    uint64 `json:"group_repairs"`   // shards sent again to the group

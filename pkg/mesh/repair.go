@@ -275,6 +275,8 @@ func (c *Channel) ask(s *slot) bool {
 		c.asks.credit -= float64(bits.OnesCount64(want &^ s.asked))
 		s.asked |= want
 		n.stats.Requests++
+		sv.unanswered = min(sv.unanswered, 254) + 1
+		sv.requested = n.now
 		sv.peer.tell(m.Append)
 		wait = max(wait, sv.rtt()+askAgain)
 		if need <= 0 && s.b != nil {
@@ -367,7 +369,8 @@ func (c *Channel) servers3(s *slot) []*neighbour {
 			}
 			parent := nb.asked&^(wire.Manifest|wire.Second) != 0 && nb.acked
 			// A child has of a block what we have, if nobody else feeds it.
-			if parent != parents || !parent && (!holds(nb) || n.now < nb.busyUntil || !nb.serves || nb.empty > 0 || nb.push.mask != 0) {
+			if parent != parents || !parent && (!holds(nb) || n.now < nb.busyUntil || !nb.serves || nb.empty > 0 || nb.push.mask != 0 || nb.suspect() ||
+				nb.unanswered >= unanswered && n.now-nb.requested < unansweredTime) {
 				continue
 			}
 			list = append(list, nb)
@@ -385,6 +388,7 @@ func (c *Channel) servers3(s *slot) []*neighbour {
 
 func (nb *neighbour) onRefuse(m *wire.Refuse) {
 	n, c := nb.ch.node, nb.ch
+	nb.unanswered = 0
 	if m.Name.Run != c.run {
 		return
 	}
@@ -519,7 +523,7 @@ func (c *Channel) setMargin() {
 		spare = 2
 	}
 	c.wanted = min(block.Stripes, c.data()+spare)
-	c.second = c.loss > 0.005
+	c.second = c.loss > 0.005 || len(c.liars) > 0
 	if half := c.loss < 0.003; half != c.half {
 		c.half, c.changed = half, true
 	}
@@ -591,6 +595,7 @@ func (c *Channel) housekeep() {
 	c.yield()
 	c.settleTrials()
 	c.audit()
+	c.prove()
 	c.forgetSilent()
 	c.expect()
 	c.shed()

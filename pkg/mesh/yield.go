@@ -13,13 +13,19 @@ const (
 	// feeds, yieldStream more for every stream of uplink, of which yieldMost
 	// count.
 	yieldAfter  = 4 * time.Second
-	yieldStream = 3 * time.Second
+	yieldStream = 2500 * time.Millisecond
 	yieldMost   = 4.0
 	// waitFirst is how long it waits then, if it contributes nothing; it
-	// doubles up to waitMost.
-	waitFirst = 4 * time.Second
+	// grows fourfold up to waitMost.
+	waitFirst = 8 * time.Second
 	waitMost  = time.Minute
 	// content is how long all must be well for a wait to be forgotten.
+	// patient is how long a newcomer counts nothing: in a crowd all starve at
+	// first.
+	patient = 8 * time.Second
+	// recover is how much longer all must be well than it was not, until that
+	// is forgotten.
+	recover = 6
 	content = 30 * time.Second
 )
 
@@ -31,30 +37,39 @@ func (c *Channel) yield() {
 		return
 	}
 	if n.now < c.waitUntil {
+		if c.waits > 0 && c.roomFor() && n.random.IntN(20) == 0 {
+			c.waitUntil, c.looked = n.now, n.now
+			c.begunAt = n.now
+		}
 		return
 	}
 	switch {
-	case c.playing() || n.now-c.silentSince < time.Second || len(c.neighbours) == 0:
+	case n.now-c.silentSince < time.Second || c.waits == 0 && n.now-c.begunAt < patient || len(c.neighbours) == 0:
+		c.hungry, c.looked = 0, n.now
+		return
+	case c.playing():
+		// What is well for a moment now and then is not well.
+		c.hungry = max(0, c.hungry-(n.now-c.looked)/recover)
+		c.looked = n.now
 		if c.waits > 0 && c.hungry == 0 && n.now-c.waitUntil > content {
 			c.waits = 0
 		}
-		c.hungry = 0
 		return
-	case c.hungry == 0:
-		c.hungry = n.now
 	}
+	c.hungry += n.now - c.looked
+	c.looked = n.now
 	streams := 0.0
 	if c.rate > 0 && n.serves() {
 		streams = min(yieldMost, n.capacity()/c.rate)
 	}
-	if n.now-c.hungry < yieldAfter+time.Duration(streams*float64(yieldStream)) {
+	if c.hungry < yieldAfter+time.Duration(streams*float64(yieldStream)) {
 		return
 	}
-	wait := min(waitFirst<<min(c.waits, 6), waitMost)
+	wait := min(waitFirst<<(2*min(c.waits, 3)), waitMost)
 	wait = time.Duration(float64(wait) * (0.5 + n.random.Float64()) / (1 + streams))
 	c.waits++
 	n.stats.Waits++
-	c.hungry = 0
+	c.hungry, c.looked = 0, n.now+wait
 	c.waitUntil = n.now + wait
 	for i := range c.feeds {
 		if c.feeds[i].from != nil {
@@ -70,6 +85,18 @@ func (c *Channel) yield() {
 	c.countChildren()
 	c.begunAt, c.caughtUp = c.waitUntil, false // then one is a newcomer
 	n.out.Event(Event{Kind: EventWaiting, Channel: c.ID, Text: "the swarm has no room: trying again in " + wait.Round(time.Second).String()})
+}
+
+// roomFor reports whether those who have delivered say that they have room
+// for us, twice over: others wait too.
+func (c *Channel) roomFor() bool {
+	k := 0
+	for _, nb := range c.neighbours {
+		if nb.delivered && nb.parentable() {
+			k += min(nb.room(), c.wanted/2)
+		}
+	}
+	return k >= 2*c.wanted
 }
 
 // giveUp lets go of the blocks that are missing: those who have room need it.

@@ -1,0 +1,131 @@
+package mesh
+
+import (
+	"time"
+
+	"github.com/sixcast/sixcast/pkg/block"
+	"github.com/sixcast/sixcast/pkg/link"
+)
+
+// Who promised feeds, went on to call them live, and pushed nothing: it is
+// asked no more for a while, its claims count for nothing, and what it takes
+// goes to others first (docs/protocol.md section 6.1). The key is remembered,
+// so that hanging up and coming back helps nobody.
+
+const (
+	// lieTime is how long a liar is no parent; it doubles up to lieDoubles
+	// times. For suspectTime, or until it delivers, it is served last.
+	lieTime     = 5 * time.Second
+	lieDoubles  = 5
+	suspectTime = 10 * time.Minute
+	// maxExcuses is how often a child may refuse what it says that it has.
+	maxExcuses = 3
+	// maxLiars bounds the keys that are remembered.
+	maxLiars = 256
+	// unanswered requests in a row, and a neighbour that is no parent is asked
+	// nothing for unansweredTime.
+	unanswered     = 3
+	unansweredTime = 10 * time.Second
+	// proveEvery is how often a child is tried, and proveAgain how often one
+	// and the same.
+	proveEvery = 100 * time.Millisecond
+	proveAgain = 5 * time.Second
+)
+
+// liar is the key of a peer that promised and did not deliver.
+type liar struct {
+	key   link.PublicKey
+	at    Time
+	times uint8
+}
+
+// lie returns what is remembered of nb, nil if nothing is.
+func (nb *neighbour) lie() *liar {
+	c := nb.ch
+	if len(c.liars) == 0 {
+		return nil
+	}
+	key := nb.peer.link.Peer()
+	for i := range c.liars {
+		if c.liars[i].key == key {
+			return &c.liars[i]
+		}
+	}
+	return nil
+}
+
+// lied remembers that nb promised and brought nothing.
+func (nb *neighbour) lied() {
+	c := nb.ch
+	c.node.stats.Lies++
+	l := nb.lie()
+	if l == nil {
+		if len(c.liars) >= maxLiars {
+			c.liars = append(c.liars[:0], c.liars[1:]...)
+		}
+		c.liars = append(c.liars, liar{key: nb.peer.link.Peer()})
+		l = &c.liars[len(c.liars)-1]
+	}
+	l.at = c.node.now
+	l.times = min(l.times+1, lieDoubles+1)
+	nb.shady = c.node.now + suspectTime
+	c.hungry = 0 // it is not for want of room that we have too little
+	nb.notBefore = max(nb.notBefore, c.node.now+lieTime<<(l.times-1))
+	if m := nb.push.mask; m != 0 && !c.source && c.node.exchanges() {
+		nb.push.setMask(0, c.node.now)
+		c.countChildren()
+		nb.evicted(m, nil, false)
+	}
+}
+
+// prove tries whether children pass anything on that say they could and have
+// not shown it: of each a feed that it does not have from us, for one shard.
+func (c *Channel) prove() {
+	n := c.node
+	if c.source || !n.exchanges() || n.now < c.proveAt || len(c.trials) >= maxTrials || !c.begun {
+		return
+	}
+	c.proveAt = n.now + proveEvery
+	var of *neighbour
+	for _, nb := range c.neighbours {
+		if !nb.suspect() && (nb.push.mask == 0 || nb.delivered || nb.held.Slots == 0) || !nb.serves || !nb.parentable() ||
+			c.wantOf(nb) != 0 || n.now-nb.triedAt < proveAgain && nb.triedAt != 0 {
+			continue
+		}
+		if of == nil || nb.triedAt < of.triedAt {
+			of = nb
+		}
+	}
+	if of == nil {
+		return
+	}
+	of.triedAt = n.now
+	for k, start := 0, n.random.IntN(block.Stripes); k < block.Stripes; k++ {
+		if i := (start + k) % block.Stripes; of.offers(i) {
+			c.trials = append(c.trials, trial{of: of, feed: i, until: n.now + auditTime})
+			of.change()
+			return
+		}
+	}
+}
+
+// recall tells a new neighbour's past from its key.
+func (nb *neighbour) recall() {
+	if l := nb.lie(); l != nil {
+		nb.shady = l.at + suspectTime
+		nb.notBefore = max(nb.notBefore, l.at+lieTime<<(l.times-1))
+	}
+}
+
+// honest forgets what nb did: it delivers.
+func (nb *neighbour) honest() {
+	nb.shady, nb.excuses = 0, 0
+	if l := nb.lie(); l != nil {
+		c := nb.ch
+		*l = c.liars[len(c.liars)-1]
+		c.liars = c.liars[:len(c.liars)-1]
+	}
+}
+
+// suspect reports whether nb promised us what it did not deliver, of late.
+func (nb *neighbour) suspect() bool { return nb.ch.node.now < nb.shady }
