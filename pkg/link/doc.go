@@ -131,7 +131,7 @@ type Config struct {
 	// Random gives keys and tags (default crypto/rand). It must not fail; the
 	// table panics if it does, as crypto/rand would.
 	Random io.Reader
-	// HelloGap is kept between HELLOs once three have left at once (0: none).
+	// HelloGap is kept between HELLOs (0: none).
 	// They are of 1248 bytes on the wire: on a slow uplink those of a crowd that
 	// is dialled at once would hold up the JOIN to who answers first.
 	HelloGap time.Duration

@@ -119,7 +119,7 @@ func (l *Link) helloHead() (h [helloPrologue]byte) {
 
 // helloBurst is how many HELLOs may leave at once where there is a gap to be
 // kept between them.
-const helloBurst = 3
+const helloBurst = 1
 
 // sendHello sends HELLO and sets the time of the next, unless the address is
 // refused: then it waits for the end of that; or others have just been sent:

@@ -763,11 +763,15 @@ func (c *Channel) watch() {
 }
 
 // silent reports whether nb has brought nothing for so long that it is left:
-// sooner where others went on in that time, the last of them at last.
+// sooner where there is too little to play, and others went on in that time, the
+// last of them at last.
 func (c *Channel) silent(nb *neighbour, last Time) bool {
 	block := c.blockTime()
 	since := max(nb.lastGood, nb.grantedAt, c.silentSince, nb.askedAt)
-	return last-since > deadParent+block+nb.half() || c.node.now-since > deadParent+2*block+nb.half()
+	if !c.playing() && last-since > max(deadParent, 2*block)+nb.half() {
+		return true
+	}
+	return c.node.now-since > deadParent+2*block+nb.half()
 }
 
 // others reports whether somebody else could push something of what nb does.
