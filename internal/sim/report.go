@@ -28,6 +28,9 @@ func table(w io.Writer, o *outcome) {
 	if r.LostMax > 0 {
 		fmt.Fprintf(w, "  lost mean %.2f s, p95 %.2f, most %.2f", r.LostMean, r.LostP95, r.LostMax)
 	}
+	if r.LateP95 > 0 {
+		fmt.Fprintf(w, "  late start-up %.2f s, p95 %.2f", r.LateP50, min(999, r.LateP95))
+	}
 	if r.NeverUp > 0 {
 		fmt.Fprintf(w, "  %d never started", r.NeverUp)
 	}
@@ -45,7 +48,7 @@ func seconds(w io.Writer, r *world.Result) {
 			s.Source, s.Beyond*100, s.Control*100, s.Wait*1000, s.WaitMost*1000, s.Dropped)
 	}
 	for _, c := range r.Classes {
-		fmt.Fprintf(w, "uplink %g: %d viewers, in time %.3f %%, with 99 %%: %.1f %%\n", c.Uplink, c.Viewers, c.InTime*100, c.Served*100)
+		fmt.Fprintf(w, "uplink %g: %d viewers, in time %.3f %%, with 99 %%: %.1f %%, start-up %.2f s\n", c.Uplink, c.Viewers, c.InTime*100, c.Served*100, c.StartUp)
 	}
 	for _, v := range r.Worst {
 		fmt.Fprintf(w, "node %d: uplink %.2f, joined at %.1f s, in time %.2f %%\n", v.Node, v.Uplink, v.Joined, v.InTime*100)

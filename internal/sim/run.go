@@ -87,6 +87,7 @@ func parse(args []string, out, errs io.Writer) (*command, error) {
 	f.DurationVar(&o.Hold, "hold", o.Hold, "how long the steady part lasts (default 30s)")
 	share(f, &o.Churn, "churn", "share of the viewers that is replaced each minute")
 	share(f, &o.Polite, "polite", "share of those who leave that say so")
+	share(f, &o.Late, "late", "share of the viewers that comes on top when the others have settled")
 	share(f, &o.Vanish, "vanish", "share that vanishes at once")
 	share(f, &o.Polluters, "polluters", "share that sends garbage")
 	share(f, &o.Liars, "liars", "share that claims a great uplink and sends garbage")

@@ -31,6 +31,7 @@ var scenarios = []scenario{
 	{name: "steady", what: "N viewers that come within 10 s and stay", set: func(o *world.Options) {}},
 	{name: "crowd", what: "a flash crowd: 1,000 within 10 s, more within 60 s", set: func(o *world.Options) { o.Ramp = 0 }},
 	{name: "grow", what: "from a twenty-fifth of N on, 5 % more every second", set: func(o *world.Options) { o.Growth = 0.05 }},
+	{name: "late", what: "as many as a fifth more come when the others have settled", set: func(o *world.Options) { o.Late = 0.2 }},
 	{name: "churn", what: "10 % of the viewers leave each minute without a word, others take their places", set: func(o *world.Options) { o.Churn, o.Hold = 0.1, 60*time.Second }},
 	{name: "sessions", what: "exponential sessions, 5 minutes in the mean; half of those who leave say so", set: func(o *world.Options) { o.Churn, o.Polite, o.Hold = 0.2, 0.5, 60*time.Second }},
 	{name: "vanish", what: "half of all viewers vanish at once", set: func(o *world.Options) { o.Vanish = 0.5 }},

@@ -131,6 +131,10 @@ type Config struct {
 	// Random gives keys and tags (default crypto/rand). It must not fail; the
 	// table panics if it does, as crypto/rand would.
 	Random io.Reader
+	// HelloGap is kept between HELLOs (0: none).
+	// They are of 1248 bytes on the wire: on a slow uplink those of a crowd that
+	// is dialled at once would hold up the JOIN to who answers first.
+	HelloGap time.Duration
 	// MaxLinks bounds the links of the node, dialled ones included (1024);
 	// MaxLinksPer64 those accepted from one /64 (16), which is also how many
 	// of a /64's identities have to be banned before it is refused as a whole.

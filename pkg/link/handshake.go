@@ -117,14 +117,27 @@ func (l *Link) helloHead() (h [helloPrologue]byte) {
 	return h
 }
 
+// helloBurst is how many HELLOs may leave at once where there is a gap to be
+// kept between them.
+const helloBurst = 1
+
 // sendHello sends HELLO and sets the time of the next, unless the address is
-// refused: then it waits for the end of that.
+// refused: then it waits for the end of that; or others have just been sent:
+// then it waits for its turn.
 func (l *Link) sendHello(now Time) {
 	t := l.table
 	if until := t.bans.until(now, byAddr(l.addr)); until > 0 {
 		l.helloAt = until
 		return
 	}
+	if gap := t.cfg.HelloGap; gap > 0 && !l.inTurn {
+		t.turn = max(t.turn, now-helloBurst*gap) + gap
+		if t.turn > now {
+			l.helloAt, l.inTurn = t.turn, true
+			return
+		}
+	}
+	l.inTurn = false
 	l.helloAt = now + min(helloFirst<<min(l.tries, 8), helloMost)
 	l.tries++
 	l.tried++

@@ -55,8 +55,9 @@ type Link struct {
 	finish    func([]byte) []byte
 	ephemeral [32]byte
 	cookie    [cookieSize]byte
-	tries     int // HELLOs since the first or since the cookie
-	tried     int // HELLOs in all
+	inTurn    bool // has waited for its turn to send HELLO
+	tries     int  // HELLOs since the first or since the cookie
+	tried     int  // HELLOs in all
 	asked     Time
 	helloAt   Time
 

@@ -638,3 +638,24 @@ func TestANullTableSendsTheSameSizes(t *testing.T) {
 		t.Error("another key")
 	}
 }
+
+// With a gap HELLOs leave one by one: on a slow
+// uplink what is said to who answers first does not wait behind all of them.
+func TestHellosLeaveOneByOne(t *testing.T) {
+	n := newNetwork(t, 1)
+	a := n.add("a", Config{HelloGap: 40 * time.Millisecond})
+	var at []Time
+	n.watch = func(_, _ netip.AddrPort, b []byte) bool {
+		if b[0] == wire.TypeHello {
+			at = append(at, n.now)
+		}
+		return true
+	}
+	for i := range 6 {
+		a.Dial(0, addr(fmt.Sprintf("[2001:db8:ff::%x]:1", i+1)), nil)
+	}
+	n.run(125*time.Millisecond, nil)
+	if want := []Time{0, 40 * ms, 80 * ms, 120 * ms}; !slices.Equal(at, want) {
+		t.Errorf("HELLOs at %v, want %v", at, want)
+	}
+}

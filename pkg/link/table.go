@@ -30,6 +30,7 @@ type Table struct {
 	bans     bans
 	timers   timers
 	hellos   perSecond // that came
+	turn     Time      // of the last HELLO to be sent, with Config.HelloGap
 	begun    allowance // handshakes answered
 	stats    Stats
 	out      [wire.MaxDatagram]byte // of one outgoing datagram
@@ -80,6 +81,7 @@ func NewTable(cfg Config, owner Owner) *Table {
 		peers:    make(map[PublicKey]*Link),
 		halves:   make(map[helloKey]*halfOpen),
 		accepted: make(map[helloKey]*Link),
+		turn:     -1 << 50, // long ago
 		prefixes: make(map[netip.Addr]perPrefix),
 		bans:     make(bans),
 		begun:    allowance{credit: allowanceBurst},

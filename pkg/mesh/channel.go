@@ -48,6 +48,8 @@ type Channel struct {
 	overSince   Time             // since when more is promised than we can send
 	askedFor    [wire.Feeds]Time // when somebody last wanted it of us
 	lastHop     [wire.Feeds]int  // our last known distance on each feed
+	heirs       [wire.Feeds]heir // who has each from where we had it
+	handovers   []handover       // what children are to lose to others
 	told        *neighbour       // of whom EventParent was said
 	book        []contact        // peers that are known and not neighbours
 	redirects   allowance        // dials because of what others say
@@ -89,6 +91,7 @@ type Channel struct {
 	asks        allowance // shards that we may request
 	begunAt     Time      // when the first manifest came
 	caughtUp    bool      // the live edge has been reached
+	pictured    bool      // there has been a block that a picture can begin at
 	missed      askOnce   // an orphan whose manifest is to be asked for, and when
 	rate        float64   // stream, bytes a second
 	meanTime    float64   // of a block, seconds; recent ones weigh more
@@ -169,12 +172,23 @@ func (c *Channel) Run() block.Run { return c.run }
 func (c *Channel) Progress() wire.Progress {
 	p := wire.Progress{Run: c.run, Newest: wire.NoNumber, RAP: wire.NoNumber, Oldest: wire.NoNumber}
 	if c.begun {
-		p.Newest, p.Oldest = c.next-1, c.oldest
+		p.Newest, p.Oldest = c.next-1, c.holdsFrom()
 		if c.rap != wire.NoNumber && c.rap >= c.oldest {
 			p.RAP = c.rap
 		}
 	}
 	return p
+}
+
+// holdsFrom is the oldest block that others can have of us: a newcomer lacks
+// those that it has begun with.
+func (c *Channel) holdsFrom() block.Number {
+	for k := c.oldest; k < c.next; k++ {
+		if s := c.slot(k); s != nil && s.decoded {
+			return k
+		}
+	}
+	return c.oldest
 }
 
 // Rate is the channel's bit rate as its manifests say, in bit/s; 0 unknown.
@@ -439,6 +453,9 @@ func (c *Channel) decode(s *slot) {
 	n.stats.Rebuilt += uint64(bits.OnesCount64(made))
 	if made &^= s.held; made != 0 {
 		c.offer(s, made)
+	}
+	if m := s.b.Manifest(); m.SinceRAP == 0 {
+		c.pictured = true
 	}
 	if !s.dead {
 		n.out.Block(s.b)

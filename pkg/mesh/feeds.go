@@ -268,7 +268,16 @@ func (nb *neighbour) offers(i int) bool {
 	if i >= wire.FeedManifest && nb.push.mask&(wire.Manifest|wire.Second) != 0 {
 		return false
 	}
-	return nb.hopOn(i) < c.constraint(i)
+	return nb.hopOn(i) < c.below(i, nb)
+}
+
+// below is the hop that nb must have less than to be our parent on a feed.
+func (c *Channel) below(i int, nb *neighbour) int {
+	k := c.constraint(i)
+	if h := &c.heirs[i]; h.nb == nb && k < wire.NoHop && c.node.now < h.until {
+		k++
+	}
+	return k
 }
 
 // constraint is the hop that a parent of ours must stay below on a feed:
@@ -283,7 +292,7 @@ func (c *Channel) constraint(i int) int {
 	}
 	if f := &c.feeds[i]; f.from == nil || c.node.now-f.heard > c.fresh()+starved-liveFor {
 		// An orphan: what hangs on us has dried out by now.
-		if c.node.now-f.heard > c.fresh()+250*time.Millisecond {
+		if c.node.now-f.heard > c.fresh()+100*time.Millisecond {
 			return wire.NoHop
 		}
 	}
@@ -581,7 +590,7 @@ func (nb *neighbour) appendSubscribe(dst []byte) []byte {
 		m.First = wire.FromRAP
 	}
 	for i := range wire.Feeds {
-		m.Hop[i] = uint8(min(wire.NoHop, c.constraint(i)))
+		m.Hop[i] = uint8(min(wire.NoHop, c.below(i, nb)))
 	}
 	return m.Append(dst)
 }
@@ -601,6 +610,7 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 		return
 	}
 	refused := nb.asked &^ m.Feeds
+	lost := refused & c.granted() & c.feedsOf(nb)
 	nb.acked, nb.asks = true, 0
 	nb.asked &= m.Feeds
 	if m.Feeds != 0 && nb.grantedAt == 0 {
@@ -656,11 +666,15 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 			nb.tellFull = true
 			n.out.Event(Event{Kind: EventFull, Channel: c.ID, Peer: nb.peer.link.Addr()})
 		}
-		nb.notBefore = n.now + refusedFor/2 + time.Duration(n.random.Int64N(int64(refusedFor)))
+		rest := refusedFor
+		if c.caughtUp && !c.playing() {
+			rest /= 2
+		}
+		nb.notBefore = n.now + rest/2 + time.Duration(n.random.Int64N(int64(rest)))
 		nb.held.Slots = 0
 	}
 	for _, r := range m.Redirects[:m.Redirect] {
-		c.follow(nb, r.Addr, r.Feeds)
+		c.follow(nb, r.Addr, r.Feeds, lost)
 	}
 }
 
@@ -699,7 +713,11 @@ func (c *Channel) watch() {
 			if n.now-nb.askedAt < nb.rtt()+100*time.Millisecond {
 				break
 			}
-			if nb.asks >= 3 && c.others(nb) {
+			if h := nb.peer.link.Heard(); h < nb.askedAt && n.now-h > 400*time.Millisecond && c.others(nb) {
+				// Nothing at all has come since: it may be gone.
+				nb.notBefore = n.now + 300*time.Millisecond
+				c.leave(nb)
+			} else if nb.asks >= 3 && c.others(nb) {
 
 				nb.notBefore = n.now + 400*time.Millisecond*time.Duration(nb.asks)
 				nb.fail()
@@ -717,15 +735,15 @@ func (c *Channel) watch() {
 
 			nb.fail()
 			c.leave(nb)
-		case n.now-max(nb.lastGood, nb.grantedAt, c.silentSince, nb.askedAt) > deadParent+2*block+nb.half():
+		case c.silent(nb, last):
 
 			if !c.others(nb) {
 				// It may have forgotten us, or stand still for a moment.
 				nb.peer.tell(nb.appendSubscribe)
 				break
 			}
-			if nb.lastGood < nb.grantedAt || nb.lastGood == 0 {
-				nb.empty++
+			if (nb.lastGood < nb.grantedAt || nb.lastGood == 0) && nb.forkedRun != c.run {
+				nb.empty++ // who holds another's manifests is not to blame
 				if m&nb.held.Live != 0 {
 					nb.lied()
 				}
@@ -758,6 +776,18 @@ func (c *Channel) watch() {
 			c.drop(i)
 		}
 	}
+}
+
+// silent reports whether nb has brought nothing for so long that it is left:
+// sooner where there is too little to play, and others went on in that time, the
+// last of them at last.
+func (c *Channel) silent(nb *neighbour, last Time) bool {
+	block := c.blockTime()
+	since := max(nb.lastGood, nb.grantedAt, c.silentSince, nb.askedAt)
+	if !c.playing() && last-since > max(deadParent, 2*block)+nb.half() {
+		return true
+	}
+	return c.node.now-since > deadParent+2*block+nb.half()
 }
 
 // others reports whether somebody else could push something of what nb does.

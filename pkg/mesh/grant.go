@@ -28,6 +28,9 @@ const (
 	// rootChildren is how many children a node that has a feed from the
 	// source itself keeps on it, at the cost of other feeds.
 	rootChildren = 3
+	// rootHold is how long the others have those at least.
+	rootHold   = 300 * time.Millisecond
+	rootDemand = time.Second
 	// maxRoot is how many stripes one child gets from a source that is short,
 	// and smallSwarm how many neighbours are no reason to be strict.
 	maxRoot    = 4
@@ -48,6 +51,11 @@ const (
 	// goneChild is how long a child may say nothing before it is pushed to
 	// no more: REPORT and STATE are due every half second.
 	goneChild = 1600 * time.Millisecond
+	// silentChild is the same while somebody is refused what it has.
+	silentChild = 650 * time.Millisecond
+	// silentRoot is the same at the source: its children say more often that
+	// they are there (stateRoot).
+	silentRoot = 450 * time.Millisecond
 )
 
 func (nb *neighbour) onSubscribe(m *wire.Subscribe) {
@@ -131,6 +139,9 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 			continue
 		}
 		cost := c.feedCost(i)
+		if left-cost < nb.reserve(i, held, quota) {
+			left += c.forgetDead(nb)
+		}
 		if left-cost < nb.reserve(i, held, quota) && !c.makeRoom(nb, i, held, quota, &left) {
 			reason = wire.GrantFull
 			continue
@@ -211,10 +222,21 @@ func (nb *neighbour) quota() int {
 // already has its share.
 func (nb *neighbour) reserve(i, held, quota int) float64 {
 	c := nb.ch
+	r := 0.0
+	if !c.source && i < block.Stripes && c.node.exchanges() && c.servers() > smallSwarm {
+		if c.hop(i) == 1 && c.childrenOn(i) < rootChildren {
+			return 0
+		}
+		for k := range block.Stripes {
+			if c.hop(k) == 1 && c.node.now-c.askedFor[k] < rootDemand {
+				r += float64(max(0, rootChildren-c.childrenOn(k))) * c.stripeRate()
+			}
+		}
+		return r
+	}
 	if !c.source || !c.node.exchanges() {
 		return 0
 	}
-	r := 0.0
 	if c.children.Has(i) {
 		r += c.cost(c.demand() &^ c.children)
 	}
@@ -252,7 +274,7 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 	var victim *neighbour
 	what, least := i, 0.0
 	for _, o := range c.neighbours {
-		if o == nb || !o.push.mask.Has(i) {
+		if o == nb || !o.kept().Has(i) {
 			continue
 		}
 		// Who can do less with it, and at the source who has more than it can
@@ -286,7 +308,7 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 				continue
 			}
 			for _, o := range c.neighbours {
-				if o != nb && o.push.mask.Has(k) && (victim == nil || o.believe() < least) {
+				if o != nb && o.kept().Has(k) && (victim == nil || o.believe() < least) {
 					victim, what, least = o, k, o.believe()
 				}
 			}
@@ -299,7 +321,7 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 				continue
 			}
 			for _, o := range c.neighbours {
-				if o != nb && o.push.mask.Has(k) && n.now-o.push.since >= evictHold && (victim == nil || o.uplink < victim.uplink) {
+				if o != nb && o.kept().Has(k) && n.now-o.push.since >= rootHold && (victim == nil || o.uplink < victim.uplink) {
 					victim, what = o, k
 				}
 			}
@@ -310,16 +332,88 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 	}
 	n.stats.Evictions++
 	*left += c.feedCost(what)
-	victim.push.withdraw(1<<what, n.now)
-	c.countChildren()
-	victim.evicted(1<<what, nb, what == i)
+	victim.losing |= 1 << what
+	if what == i {
+		c.handovers = append(c.handovers, handover{victim, nb, what, n.now + handoverTime + nb.rtt()})
+		return true
+	}
+	c.handOver(handover{from: victim, feed: what})
 	return true
 }
+
+// handover is a feed that goes from one child to another: the one is pushed
+// to until the other can have passed something on, and is led there. All that
+// hangs on it would dry out else.
+type handover struct {
+	from, to *neighbour
+	feed     int
+	at       Time
+}
+
+// handoverTime and a round trip after a feed was promised to one child it is
+// taken from the other.
+const handoverTime = 100 * time.Millisecond
+
+// handOver takes the feed from the child that had it.
+func (c *Channel) handOver(h handover) {
+	h.from.losing &^= 1 << h.feed
+	if !h.from.push.mask.Has(h.feed) {
+		return
+	}
+	h.from.push.withdraw(1<<h.feed, c.node.now)
+	c.countChildren()
+	h.from.evicted(1<<h.feed, h.to)
+}
+
+// handOvers does what is due.
+func (c *Channel) handOvers() {
+	kept := c.handovers[:0]
+	for _, h := range c.handovers {
+		if c.node.now < h.at {
+			kept = append(kept, h)
+			continue
+		}
+		c.handOver(h)
+	}
+	clear(c.handovers[len(kept):])
+	c.handovers = kept
+}
+
+// forgetHandovers ends the handovers that nb has part in: it is gone.
+func (c *Channel) forgetHandovers(nb *neighbour) {
+	kept := c.handovers[:0]
+	for _, h := range c.handovers {
+		if h.from == nb || h.to == nb {
+			h.from.losing &^= 1 << h.feed
+			continue
+		}
+		kept = append(kept, h)
+	}
+	clear(c.handovers[len(kept):])
+	c.handovers = kept
+}
+
+// kept is what a child is pushed and not to lose in a moment.
+func (nb *neighbour) kept() wire.FeedMask { return nb.push.mask &^ nb.losing }
+
+// heir is who has taken our place with a former parent of a feed: its hop is
+// what ours was, so nothing of it comes by way of us.
+type heir struct {
+	nb    *neighbour
+	until Time
+}
+
+// heirTime is how long it may be taken for a parent because of that.
+const heirTime = time.Second
 
 // expectTimes the channel is what our uplink is believed to take before
 // anything is known: who has less finds out soon, and who believes less serves
 // nobody where the channel is a large one.
-const expectTimes = 2
+const (
+	expectTimes = 2
+	// expectTold is the same for who was told what he may send, up to that.
+	expectTold = 8
+)
 
 // expect tells the uplink what will be asked of it.
 func (c *Channel) expect() {
@@ -330,7 +424,11 @@ func (c *Channel) expect() {
 	} else {
 		n.bucket.Step(pace.Rate(whole)) // whoever asks wants all
 	}
-	n.bucket.Expect(pace.Rate(expectTimes * whole))
+	times := float64(expectTimes)
+	if n.cfg.Upload > 0 {
+		times = expectTold
+	}
+	n.bucket.Expect(pace.Rate(times * whole))
 }
 
 // shed takes feeds back when more was promised than the uplink turns out to
@@ -378,21 +476,22 @@ func (c *Channel) shed() {
 		n.stats.Shed++
 		victim.push.setMask(victim.push.mask&^(1<<what), n.now)
 		c.countChildren()
-		victim.evicted(1<<what, nil, false)
+		victim.evicted(1<<what, nil)
 		if over -= c.feedCost(what); over <= 0 {
 			return
 		}
 	}
 }
 
-// evicted tells a child that it has lost feeds, and to whom.
-func (nb *neighbour) evicted(feeds wire.FeedMask, to *neighbour, follow bool) {
+// evicted tells a child that it has lost feeds, and to whom: to others who have
+// them from us.
+func (nb *neighbour) evicted(feeds wire.FeedMask, to *neighbour) {
 	m := nb.subscribed(nb.push.mask, wire.GrantFull)
-	if follow && to != nil && to.peer.link.Established() {
+	if to != nil && to.peer.link.Established() {
 		m.Redirects[0] = wire.Redirect{Feeds: feeds, Addr: to.peer.link.Addr()}
 		m.Redirect = 1
 	} else {
-		nb.ch.redirect(nb, feeds, &m)
+		nb.ch.redirect(nb, feeds, &m, true)
 	}
 	nb.reason = wire.GrantFull
 	nb.peer.tell(m.Append)
@@ -426,7 +525,7 @@ func (nb *neighbour) subscribed(feeds wire.FeedMask, reason wire.GrantReason) wi
 func (nb *neighbour) answer(feeds wire.FeedMask, reason wire.GrantReason, refused wire.FeedMask) {
 	m := nb.subscribed(feeds, reason)
 	if refused != 0 {
-		nb.ch.redirect(nb, refused, &m)
+		nb.ch.redirect(nb, refused, &m, false)
 		nb.ch.offerRoots(nb, feeds|refused, &m)
 	}
 	nb.peer.tell(m.Append)
@@ -487,7 +586,7 @@ func (c *Channel) offerRoots(nb *neighbour, asked wire.FeedMask, m *wire.Subscri
 }
 
 // redirect names children of ours, or others, who have what nb was refused.
-func (c *Channel) redirect(nb *neighbour, refused wire.FeedMask, m *wire.Subscribed) {
+func (c *Channel) redirect(nb *neighbour, refused wire.FeedMask, m *wire.Subscribed, children bool) {
 	n := c.node
 	if !n.exchanges() {
 		return
@@ -507,9 +606,9 @@ func (c *Channel) redirect(nb *neighbour, refused wire.FeedMask, m *wire.Subscri
 				weight += 100
 			}
 			switch {
-			case o.push.mask.Has(i):
+			case o.kept().Has(i):
 				weight += 1000
-			case !o.held.Live.Has(i):
+			case children || !o.held.Live.Has(i):
 				continue
 			}
 			if best == nil || weight > most {
@@ -564,7 +663,7 @@ func (n *Node) used(nb *neighbour) float64 {
 	for _, c := range n.channels {
 		for _, o := range c.neighbours {
 			if o != nb {
-				used += c.cost(o.push.mask)
+				used += c.cost(o.kept())
 			}
 		}
 		if c.group.sending {
@@ -656,7 +755,7 @@ func (c *Channel) countChildren() {
 
 func (c *Channel) childrenOn(i int) (k int) {
 	for _, nb := range c.takers {
-		if nb.push.mask.Has(i) {
+		if nb.kept().Has(i) {
 			k++
 		}
 	}
@@ -679,8 +778,33 @@ func (c *Channel) forgetSilent() {
 	}
 }
 
-// follow goes where a redirect of by points.
-func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds wire.FeedMask) {
+// forgetDead stops pushing to children that seem to be gone, since others need
+// the room: who is not comes back. It tells how much that is, bytes a second.
+func (c *Channel) forgetDead(but *neighbour) (room float64) {
+	n := c.node
+	silent := silentChild
+	if c.source {
+		silent = silentRoot
+	}
+	for _, nb := range c.neighbours {
+		if nb == but || nb.push.mask == 0 || n.now-max(nb.peer.link.Heard(), nb.push.since) <= silent+nb.half() {
+			continue
+		}
+		room += c.cost(nb.kept())
+		m := nb.push.mask
+		c.forgetHandovers(nb)
+		nb.push.setMask(0, n.now)
+		nb.evicted(m, but)
+	}
+	if room > 0 {
+		c.countChildren()
+	}
+	return room
+}
+
+// follow goes where a redirect of by points; lost are feeds that by pushed to
+// us until now.
+func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds, lost wire.FeedMask) {
 	n := c.node
 	feeds &^= c.taken()
 	if feeds != 0 && (!to.IsValid() || to.Addr().IsUnspecified()) {
@@ -705,6 +829,9 @@ func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds wire.FeedMask) 
 	}
 	for i := 0; i < wire.Feeds && most > 0; i++ {
 		if feeds.Has(i) && !nb.push.mask.Has(i) {
+			if lost.Has(i) {
+				c.heirs[i] = heir{nb, n.now + heirTime}
+			}
 			c.take(i, nb)
 			most--
 		}

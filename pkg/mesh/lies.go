@@ -74,7 +74,7 @@ func (nb *neighbour) lied() {
 	if m := nb.push.mask; m != 0 && !c.source && c.node.exchanges() {
 		nb.push.setMask(0, c.node.now)
 		c.countChildren()
-		nb.evicted(m, nil, false)
+		nb.evicted(m, nil)
 	}
 }
 

@@ -73,6 +73,7 @@ type neighbour struct {
 
 	// They as our child.
 	push       pusher
+	losing     wire.FeedMask // of what is pushed: what it is to lose in a moment
 	haveSerial bool
 	subSerial  uint16
 	reason     wire.GrantReason // of the last answer
@@ -218,6 +219,12 @@ func (c *Channel) lose(nb *neighbour) {
 		}
 	}
 	c.forgetTrials(nb)
+	c.forgetHandovers(nb)
+	for i := range c.heirs {
+		if c.heirs[i].nb == nb {
+			c.heirs[i] = heir{}
+		}
+	}
 	c.leave(nb)
 	nb.push.setMask(0, c.node.now)
 	c.countChildren()

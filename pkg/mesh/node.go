@@ -201,8 +201,13 @@ type Counters struct {
 }
 
 const (
-	houseEvery    = 50 * time.Millisecond
+	houseEvery = 50 * time.Millisecond
+	// helloGap is kept between HELLOs, helloGapSlow where there is no uplink
+	// to speak of.
+	helloGap      = 8 * time.Millisecond
+	helloGapSlow  = 40 * time.Millisecond
 	stateEvery    = 500 * time.Millisecond
+	stateRoot     = 200 * time.Millisecond // to the source that pushes to us
 	stateGather   = 20 * time.Millisecond  // changes that are told together
 	stateAgain    = 200 * time.Millisecond // and once more to who has nothing and does not ask
 	stateRate     = 6                      // changes told to one neighbour a second
@@ -246,6 +251,12 @@ func New(cfg Config, out Output) *Node {
 	n.bucket.init(cfg.Upload, cfg.Uplink)
 	lc := cfg.Link
 	lc.Random = cfg.Random
+	if lc.HelloGap == 0 {
+		lc.HelloGap = helloGap
+		if cfg.Upload == 0 {
+			lc.HelloGap = helloGapSlow
+		}
+	}
 	n.links = link.NewTable(lc, (*linkSide)(n))
 	return n
 }

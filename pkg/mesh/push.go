@@ -371,6 +371,10 @@ func (c *Channel) pumpChildren() {
 	}
 	behind, asked := false, false
 	for _, p := range c.debtors {
+		if p.inOrder && n.exchanges() && len(c.neighbours) > 1 {
+			// Others wait for what it can pass on: that is what is new.
+			p.inOrder = false
+		}
 		if p.manifests > 0 && !p.inOrder {
 			c.pumpManifests(p)
 		}
@@ -386,13 +390,13 @@ func (c *Channel) pumpChildren() {
 		}
 	}
 	for i := range k {
-		if p := c.debtors[(i+n.rotate)%k]; behind && p.behind {
-			c.pump(p, backlog)
+		if p := c.debtors[(i+n.rotate)%k]; asked && p.asked {
+			c.pump(p, requested)
 		}
 	}
 	for i := range k {
-		if p := c.debtors[(i+n.rotate)%k]; asked && p.asked {
-			c.pump(p, requested)
+		if p := c.debtors[(i+n.rotate)%k]; behind && p.behind {
+			c.pump(p, backlog)
 		}
 	}
 }
@@ -699,5 +703,5 @@ func (n *Node) late() bool {
 			within = serveSource // it gets whole blocks at once
 		}
 	}
-	return n.now-n.heldSince > within
+	return n.now-n.keptSince > within
 }

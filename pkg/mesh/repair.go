@@ -57,6 +57,9 @@ func (c *Channel) overdue(f *feed, s *slot, patient bool) Time {
 		if f.back > s.number {
 			return f.backAt + reorderSlack
 		}
+		if c.awaited(s) {
+			return max(f.backAt, s.first) + quiet
+		}
 		return max(f.backAt, s.first) + backlogQuiet
 	}
 	if f.latest > s.number {
@@ -107,6 +110,11 @@ func (c *Channel) pending(s *slot) (m wire.FeedMask, next Time) {
 		next = min(next, t)
 	}
 	return m, next
+}
+
+// awaited reports whether s is the block that a newcomer's picture begins at.
+func (c *Channel) awaited(s *slot) bool {
+	return !c.pictured && !c.source && s.b != nil && s.b.Manifest().SinceRAP == 0
 }
 
 // coming is the set of shards that feeds bring of a block: of the one that is
@@ -246,6 +254,9 @@ func (c *Channel) ask(s *slot) bool {
 	}
 	wait := time.Duration(0)
 	budget := c.asking(need)
+	if c.awaited(s) {
+		budget = need
+	}
 	if budget == 0 && s.b != nil {
 		s.askAt = n.now + 30*time.Millisecond
 		return false
@@ -597,6 +608,7 @@ func (c *Channel) housekeep() {
 	c.audit()
 	c.prove()
 	c.forgetSilent()
+	c.handOvers()
 	c.expect()
 	c.shed()
 	if n.now >= c.clockAt {
@@ -646,6 +658,9 @@ func (c *Channel) housekeep() {
 		every := stateEvery
 		if nb.push.mask == 0 && nb.asked == 0 {
 			every = stateApart
+		}
+		if nb.asked != 0 && nb.hopOn(wire.FeedManifest) == 0 {
+			every = stateRoot
 		}
 		report := nb.arrivals.Due(n.now)
 		// Both in one datagram where it can be.

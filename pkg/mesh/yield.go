@@ -79,7 +79,7 @@ func (c *Channel) yield() {
 	for _, nb := range c.neighbours {
 		if m := nb.push.mask; m != 0 {
 			nb.push.setMask(0, n.now)
-			nb.evicted(m, nil, false)
+			nb.evicted(m, nil)
 		}
 	}
 	c.countChildren()

@@ -126,7 +126,10 @@ type Result struct {
 	StartUpP50 float64 `json:"start_up_p50"`
 	StartUpP95 float64 `json:"start_up_p95"`
 	StartUpMax float64 `json:"start_up_max"`
-	NeverUp    int     `json:"never_up"`
+	// Late is the same for those who came after the others had settled.
+	LateP50 float64 `json:"late_p50,omitempty"`
+	LateP95 float64 `json:"late_p95,omitempty"`
+	NeverUp int     `json:"never_up"`
 	// Source is what the source sent, in the mean and in its busiest second.
 	Source     float64 `json:"source"`
 	SourcePeak float64 `json:"source_peak"`
@@ -161,6 +164,7 @@ type Class struct {
 	Viewers int     `json:"viewers"`
 	InTime  float64 `json:"in_time"`
 	Served  float64 `json:"served"`
+	StartUp float64 `json:"start_up"` // median
 }
 
 // Viewer is one of the worst.
@@ -240,7 +244,8 @@ func (w *World) result() *Result {
 	perDelay := make([]delays, seconds+1)
 	var steady, half, one, two, all tally
 	var delay delays
-	var starts []time.Duration
+	var starts, late []time.Duration
+	begins := map[float64][]time.Duration{}
 	classes := map[float64]*classTally{}
 	sum := fnv.New64a()
 	served := tally{}
@@ -262,6 +267,12 @@ func (w *World) result() *Result {
 		} else if stay > warmUp {
 			r.NeverUp++
 			starts = append(starts, Never)
+		}
+		if k := len(starts); k > 0 {
+			begins[n.peer.class] = append(begins[n.peer.class], starts[k-1])
+			if w.Late > 0 && n.peer.join > w.lastJoin {
+				late = append(late, starts[k-1])
+			}
 		}
 		own := tally{}
 		var written Time // in order
@@ -324,6 +335,9 @@ func (w *World) result() *Result {
 	r.Served = served.share()
 	r.DelayP50, r.DelayP99 = delay.quantile(0.5), delay.quantile(0.99)
 	r.StartUpP50, r.StartUpP95, r.StartUpMax = quantile(starts, 0.5), quantile(starts, 0.95), quantile(starts, 1)
+	if len(late) > 0 {
+		r.LateP50, r.LateP95 = quantile(late, 0.5), quantile(late, 0.95)
+	}
 	if len(r.lost) > 0 {
 		total := time.Duration(0)
 		for _, d := range r.lost {
@@ -334,7 +348,7 @@ func (w *World) result() *Result {
 	}
 	for _, class := range []float64{0, 1, 2, 5, 25} {
 		if c := classes[class]; c != nil {
-			r.Classes = append(r.Classes, Class{class, int(c.served.all), c.blocks.share(), c.served.share()})
+			r.Classes = append(r.Classes, Class{class, int(c.served.all), c.blocks.share(), c.served.share(), quantile(begins[class], 0.5)})
 		}
 	}
 	w.traffic(r, perSecond, perDelay)

@@ -88,6 +88,10 @@ type Options struct {
 	// the share Polite.
 	Churn  float64 `json:"churn"`
 	Polite float64 `json:"polite"`
+	// Late is how many more come into the swarm that has settled, in the first
+	// third of the steady part, as a share of Viewers. Each is told of three to
+	// eight.
+	Late float64 `json:"late,omitempty"`
 	// Vanish is the share that vanishes at once at the start of the steady
 	// part.
 	Vanish float64 `json:"vanish"`
@@ -137,7 +141,7 @@ func (o *Options) defaults() error {
 		return errors.New("the grain must be at most 2 ms")
 	case o.Latency < 0 || o.Latency > maxDelay:
 		return fmt.Errorf("the latency must be at most %v", maxDelay)
-	case o.Mean < 0 || o.Source < 0.5 || o.Down < 1 || o.Loss < 0 || o.Loss > 0.9 || o.Growth < 0 || o.Churn < 0 ||
+	case o.Mean < 0 || o.Source < 0.5 || o.Down < 1 || o.Loss < 0 || o.Loss > 0.9 || o.Growth < 0 || o.Churn < 0 || o.Late < 0 ||
 		o.Queue < 20*time.Millisecond || o.Queue > time.Second || o.Jitter < 0 || o.Jitter > 50*time.Millisecond:
 		return errors.New("an option is out of range")
 	case o.Vanish+o.Polluters+o.Liars+o.Mutes > 1:
@@ -253,10 +257,10 @@ func (p *plan) joins(d *dice) []Time {
 func (p *plan) populate(d *dice, joins []Time) {
 	p.peers = append(p.peers, peer{join: 0, leave: Never, move: Never})
 	live := []uint32{0}
-	add := func(at Time) {
+	add := func(at Time, told int) {
 		q := peer{join: at, leave: Never, move: Never}
 		// A few of those present, the source among them like anybody.
-		k := min(contacts, len(live))
+		k := min(told, len(live))
 		for i := range k {
 			j := i + int(d.next()%uint64(len(live)-i))
 			live[i], live[j] = live[j], live[i]
@@ -266,7 +270,15 @@ func (p *plan) populate(d *dice, joins []Time) {
 		p.peers = append(p.peers, q)
 	}
 	for _, at := range joins {
-		add(at)
+		add(at, contacts)
+	}
+	late := make([]Time, int(math.Round(p.Late*float64(p.Viewers))))
+	for i := range late {
+		late[i] = p.steady + Time(d.float()*float64(p.Hold)/3)
+	}
+	slices.Sort(late)
+	for _, at := range late {
+		add(at, 3+int(d.next()%6))
 	}
 	leave := func(at Time, polite float64) {
 		for {
@@ -302,7 +314,7 @@ func (p *plan) populate(d *dice, joins []Time) {
 		if len(live) > 1 {
 			leave(at, p.Polite)
 		}
-		add(at)
+		add(at, contacts)
 	}
 }
 

@@ -71,3 +71,34 @@ func TestEventsOfViewers(t *testing.T) {
 		})
 	}
 }
+
+// A crowd on a cold channel: promises to roots that are replaced, newcomers'
+// backlogs that kept everybody from serving repairs, and roots that had spent
+// their uplink on other feeds, made this seed settle after 4 s and start after
+// 2.6 s (median) and 5 s.
+func TestColdCrowdSettles(t *testing.T) {
+	r := run(t, Options{Seed: 2, Viewers: 50, Ramp: 5 * time.Second, Settle: 4 * time.Second, Hold: 4 * time.Second, Latency: time.Second, Told: true, Short: true}, 2)
+	t.Logf("in time %.4f, start-up %.2f %.2f", r.InTime, r.StartUpP50, r.StartUpP95)
+	if r.InTime < 0.999 || r.StartUpP50 > 2.8 || r.StartUpP95 > 5 {
+		t.Errorf("in time %.4f, start-up %.2f s, p95 %.2f", r.InTime, r.StartUpP50, r.StartUpP95)
+	}
+}
+
+// Half of all are gone at once: the source used to keep its promises to the
+// dead for 1.6 s, and refused those who lived.
+func TestRoomOfTheDeadIsGivenAway(t *testing.T) {
+	r := run(t, Options{Seed: 1, Viewers: 50, Ramp: 5 * time.Second, Settle: 8 * time.Second, Hold: 6 * time.Second, Vanish: 0.5, Told: true, Short: true}, 2)
+	t.Logf("lost %.2f, at most %.2f", r.LostMean, r.LostMax)
+	if r.LostMean > 1.2 {
+		t.Errorf("%.2f s were lost", r.LostMean)
+	}
+}
+
+// Who comes late into a swarm that has settled finds room at once.
+func TestLateJoiners(t *testing.T) {
+	r := run(t, Options{Seed: 1, Viewers: 40, Ramp: 3 * time.Second, Settle: 5 * time.Second, Hold: 6 * time.Second, Late: 0.3, Told: true, Short: true}, 2)
+	t.Logf("start-up %.2f %.2f", r.LateP50, r.LateP95)
+	if r.LateP50 > 0.9 || r.LateP95 > 2.5 {
+		t.Errorf("start-up %.2f s, p95 %.2f", r.LateP50, r.LateP95)
+	}
+}
