@@ -142,6 +142,7 @@ type Uplink struct {
 	metAt     Time
 	hold      time.Duration
 	calmFor   time.Duration
+	standsFor time.Duration // how long a queue above target has stood
 	fullFor   time.Duration // how long a queue has stood
 	shortFor  time.Duration // how long not even the floor has passed
 	giving    Time          // giving way since; 0 not
@@ -392,7 +393,14 @@ func (u *Uplink) judge(now Time) {
 	} else {
 		u.uneasyFor = 0
 	}
+	if u.queue <= target {
+		u.standsFor = 0
+	} else {
+		u.standsFor += dt
+	}
 	switch {
+	case u.queue > target && len(u.paths) < few && u.standsFor < doubtTime:
+		// One child that stood still for a moment looks the same.
 	case u.queue > target || u.uneasyFor > uneasyMost:
 		u.back(now, dt, service, through)
 		u.uneasyFor = 0
