@@ -69,11 +69,17 @@ func uploadCap(t *testing.T, args []string, room bool) {
 	}
 	close(stop)
 	<-stopped
-	exactFrom(t, a, src)
-	exactFrom(t, b, src)
+	// Where everybody may have a share, three who come at once to a relay that has room for two and a half may miss a block
+	// or two while they catch up; never later.
+	whole := exactFrom
+	if room {
+		whole = exactOnceIn
+	}
+	whole(t, a, src)
+	whole(t, b, src)
 	if room {
 		third.ends(0, patience)
-		exactFrom(t, third, src)
+		whole(t, third, src)
 		r := third.report()
 		t.Logf("the third viewer: first byte after %.0f ms; delay p50 %.0f ms, p99 %.0f ms", *r.Startup, r.Delay.P50, r.Delay.P99)
 	}
@@ -92,5 +98,15 @@ func uploadCap(t *testing.T, args []string, room bool) {
 	}
 	if most < 2e6 {
 		t.Errorf("the busiest second carried %.2f Mbit/s only: this measured nothing", most/1e6)
+	}
+}
+
+// exactOnceIn is exactFrom, but for the first blocks.
+func exactOnceIn(t testing.TB, v *viewer, src *source) {
+	t.Helper()
+	pieces := src.truth.all(t)
+	p, err := match(pieces, v.out.bytes(), false)
+	if err != nil || p.last < lastFull(pieces) || len(p.missing) > 0 && (len(p.missing) > 4 || p.missing[len(p.missing)-1] > p.first+10) {
+		t.Errorf("%s: %+v of %d, %v", v.name, p, len(pieces), err)
 	}
 }

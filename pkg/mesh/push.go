@@ -666,7 +666,7 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 	case c.group.sending && nb.push.mask == 0:
 		c.group.ask(nb, s, want, m.Manifest, n.now)
 		return
-	case n.late(), nb.push.mask == 0 && !n.exchanges() && n.left(nb) < c.stripeRate():
+	case n.late(), nb.push.mask == 0 && !n.exchanges() && n.left(nb) < float64(c.data())*c.stripeRate():
 		// Those who were promised the channel come first.
 		nb.peer.tell((&wire.Refuse{Channel: c.tag, Name: m.Name, Reason: wire.RefuseBusy}).Append)
 		return
