@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
@@ -68,13 +69,7 @@ func (c *Channel) audit() {
 		return
 	}
 	c.auditAt = n.now + auditEvery
-	kept := c.orders[:0]
-	for _, o := range c.orders {
-		if n.now-o.at < 2*auditTime {
-			kept = append(kept, o)
-		}
-	}
-	c.orders = kept
+	c.orders = slices.DeleteFunc(c.orders, func(o order) bool { return n.now-o.at >= 2*auditTime })
 	var root *neighbour
 	for _, nb := range c.neighbours {
 		if nb.push.mask.Stripes() == 0 || !nb.serves || n.now-nb.push.since < 300*time.Millisecond ||
@@ -97,22 +92,27 @@ func (c *Channel) audit() {
 	root.proof.looked = n.now
 	// Who has proved itself is believed first: where all roots are full, the
 	// others say nothing, and slanderers are all that is heard.
-	proven := 0
-	for _, nb := range c.neighbours {
-		if nb.proof.proven {
-			proven++
-		}
-	}
+	only := c.proven() > verdicts
 	start := n.random.IntN(len(c.neighbours))
 	for k := range c.neighbours {
 		a := c.neighbours[(start+k)%len(c.neighbours)]
-		if a == root || proven > verdicts && !a.proof.proven || !a.joined || a.push.mask.Has(feed) || !a.peer.link.Established() || n.now-a.peer.link.Heard() > mute || c.ordered(a, root) {
+		if a == root || only && !a.proof.proven || !a.joined || a.push.mask.Has(feed) || !a.peer.link.Established() || n.now-a.peer.link.Heard() > mute || c.ordered(a, root) {
 			continue
 		}
 		c.orders = append(c.orders, order{a, root, uint8(feed), n.now})
 		a.peer.tell((&wire.Audit{Channel: c.tag, Feed: uint8(feed), Addr: root.peer.link.Addr()}).Append)
 		return
 	}
+}
+
+// proven is how many neighbours have proved that they pass on what they get.
+func (c *Channel) proven() (k int) {
+	for _, nb := range c.neighbours {
+		if nb.proof.proven {
+			k++
+		}
+	}
+	return k
 }
 
 func (c *Channel) ordered(a, root *neighbour) bool {
@@ -200,10 +200,8 @@ func (nb *neighbour) onAudit(m *wire.Audit) {
 		c.verdict(&t, true)
 		return
 	}
-	for k := range c.trials {
-		if c.trials[k].of == of && c.trials[k].feed == i {
-			return
-		}
+	if c.tried(of).Has(i) {
+		return
 	}
 	c.trials = append(c.trials, t)
 	of.change()
@@ -234,21 +232,17 @@ func (c *Channel) tried(nb *neighbour) (m wire.FeedMask) {
 	return m
 }
 
-// triedOf is the same as a list.
-func (c *Channel) triedOf(nb *neighbour) (list []int) {
-	for i := range c.trials {
-		if c.trials[i].of == nb {
-			list = append(list, c.trials[i].feed)
-		}
-	}
-	return list
-}
-
-// grantTrial notes that nb promised what it is on trial for.
-func (c *Channel) grantTrial(nb *neighbour, feed int) {
-	for i := range c.trials {
-		if t := &c.trials[i]; t.of == nb && t.feed == feed {
+// trialsAnswered notes what nb promised, and refused, of what it is on trial for.
+func (c *Channel) trialsAnswered(nb *neighbour, granted, refused wire.FeedMask) {
+	for k := 0; k < len(c.trials); k++ {
+		t := &c.trials[k]
+		switch {
+		case t.of != nb:
+		case granted.Has(t.feed):
 			t.granted = true
+		case refused.Has(t.feed):
+			k--
+			c.endTrial(nb, t.feed, false, false)
 		}
 	}
 }
@@ -302,11 +296,5 @@ func (c *Channel) forgetTrials(nb *neighbour) {
 			}
 		}
 	}
-	kept := c.orders[:0]
-	for _, o := range c.orders {
-		if o.auditor != nb && o.root != nb {
-			kept = append(kept, o)
-		}
-	}
-	c.orders = kept
+	c.orders = slices.DeleteFunc(c.orders, func(o order) bool { return o.auditor == nb || o.root == nb })
 }

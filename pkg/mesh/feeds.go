@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
@@ -163,13 +164,12 @@ func (c *Channel) hopVia(i int) int {
 	return wire.NoHop
 }
 
+// heldAs is under which feed i stands in what peers say that they hold: there
+// is one manifest, of which both copies are.
+func heldAs(i int) int { return min(i, wire.FeedManifest) }
+
 // hopOn is how far nb is from the source on a feed, as it says.
-func (nb *neighbour) hopOn(i int) int {
-	if i == wire.FeedSecond {
-		i = wire.FeedManifest
-	}
-	return int(nb.held.Hop[i])
-}
+func (nb *neighbour) hopOn(i int) int { return int(nb.held.Hop[heldAs(i)]) }
 
 // lag is how old a feed is when it comes to us: what the parents say and
 // half a round trip in the middle of all feeds, and for each feed how much
@@ -187,10 +187,7 @@ func (c *Channel) lag(i int) time.Duration {
 
 // lagVia is how old a feed would be here if nb pushed it.
 func (nb *neighbour) lagVia(i int) time.Duration {
-	if i == wire.FeedSecond {
-		i = wire.FeedManifest
-	}
-	return time.Duration(nb.held.Lag[i])*wire.LagUnit + nb.half() + max(0, nb.later)
+	return time.Duration(nb.held.Lag[heldAs(i)])*wire.LagUnit + nb.half() + max(0, nb.later)
 }
 
 // half is half a round trip.
@@ -209,26 +206,27 @@ func (c *Channel) readClock() {
 	n := 0
 	for i := range c.feeds {
 		if f := &c.feeds[i]; f.from != nil && f.delay != 0 {
-			x := time.Duration(f.delay*float64(time.Second)) - f.from.lagVia(i) + max(0, f.from.later)
-			k := n
-			for ; k > 0 && d[k-1] > x; k-- {
-				d[k] = d[k-1]
-			}
-			d[k] = x
+			d[n] = c.ahead(i)
 			n++
 		}
 	}
 	if n == 0 {
 		return
 	}
+	slices.Sort(d[:n])
 	c.clockBase = d[n/2]
 	// What comes later than was said is held against who said it.
 	for i := range c.feeds {
 		if f := &c.feeds[i]; f.from != nil && f.delay != 0 {
-			x := time.Duration(f.delay*float64(time.Second)) - f.from.lagVia(i) + max(0, f.from.later) - c.clockBase
-			f.from.later += (x - f.from.later) / 8
+			f.from.later += (c.ahead(i) - c.clockBase - f.from.later) / 8
 		}
 	}
+}
+
+// ahead is how much later feed i comes by our clock than its parent says.
+func (c *Channel) ahead(i int) time.Duration {
+	f := &c.feeds[i]
+	return time.Duration(f.delay*float64(time.Second)) - f.from.lagVia(i) + max(0, f.from.later)
 }
 
 // holdings is what STATE says of us.
@@ -258,11 +256,7 @@ func (nb *neighbour) offers(i int) bool {
 	if nb.theirs.Run == 0 || nb.theirs.Run != c.run && c.run != 0 {
 		return false
 	}
-	j := i
-	if i == wire.FeedSecond {
-		j = wire.FeedManifest
-	}
-	if !nb.held.Live.Has(j) || nb.push.mask.Has(i) || nb.hopOn(i) >= maxHop {
+	if !nb.held.Live.Has(heldAs(i)) || nb.push.mask.Has(i) || nb.hopOn(i) >= maxHop {
 		return false
 	}
 	if i >= wire.FeedManifest && nb.push.mask&(wire.Manifest|wire.Second) != 0 {
@@ -296,7 +290,7 @@ func (c *Channel) constraint(i int) int {
 			return wire.NoHop
 		}
 	}
-	return c.lastHop[min(i, wire.FeedManifest)]
+	return c.lastHop[heldAs(i)]
 }
 
 // passesOn reports whether somebody takes a feed from us.
@@ -324,7 +318,8 @@ func (c *Channel) assign() {
 		return
 	}
 	taken := c.taken()
-	if have := onesCount(taken.Stripes()); have == c.wanted && taken.Has(wire.FeedManifest) && taken.Has(wire.FeedSecond) == c.second && n.now < c.switchAt {
+	have := onesCount(taken.Stripes())
+	if have == c.wanted && taken.Has(wire.FeedManifest) && taken.Has(wire.FeedSecond) == c.second && n.now < c.switchAt {
 		return
 	}
 	cands := c.cands[:0]
@@ -348,7 +343,6 @@ func (c *Channel) assign() {
 		}
 	}
 	most := share(c.wanted+1, len(cands))
-	have := wire.FeedMask(taken.Stripes()).Count()
 	// More of one than its share only where nobody else has it.
 	for _, most := range [2]int{most, wire.Feeds} {
 		for i := 0; i < block.Stripes && have < c.wanted; i++ {
@@ -428,15 +422,34 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 
 // playing reports whether enough feeds are live to decode blocks.
 func (c *Channel) playing() bool {
-	return wire.FeedMask(c.live().Stripes()).Count() >= c.data()
+	return onesCount(c.live().Stripes()) >= c.data()
 }
 
 // take asks nb for feed i.
 func (c *Channel) take(i int, nb *neighbour) {
-	f := &c.feeds[i]
-	*f = feed{from: nb, since: c.node.now, first: c.resume(), latest: c.resume(), heard: f.heard}
+	c.begin(&c.feeds[i], nb)
 	nb.gives++
 	nb.change()
+}
+
+// begin makes nb the parent of a feed; nil: nobody.
+func (c *Channel) begin(f *feed, nb *neighbour) {
+	*f = feed{heard: f.heard}
+	if nb != nil {
+		first := c.resume()
+		f.from, f.since, f.first, f.latest = nb, c.node.now, first, first
+	}
+}
+
+// part ends what nb is to a feed: who was to take over does so at once.
+func (c *Channel) part(f *feed, nb *neighbour) {
+	if f.next == nb {
+		f.next = nil
+	}
+	if f.from == nb {
+		c.begin(f, f.next)
+		c.reassign = true
+	}
 }
 
 // drop gives feed i back.
@@ -448,25 +461,14 @@ func (c *Channel) drop(i int) {
 			nb.leftAt = c.node.now
 		}
 	}
-	*f = feed{heard: f.heard}
+	c.begin(f, nil)
 	c.reassign = true
 }
 
 // leave takes every feed away from nb.
 func (c *Channel) leave(nb *neighbour) {
 	for i := range c.feeds {
-		f := &c.feeds[i]
-		if f.next == nb {
-			f.next = nil
-		}
-		if f.from == nb {
-			if nx := f.next; nx != nil {
-				*f = feed{from: nx, since: c.node.now, first: c.resume(), latest: c.resume(), heard: f.heard}
-			} else {
-				*f = feed{heard: f.heard}
-			}
-			c.reassign = true
-		}
+		c.part(&c.feeds[i], nb)
 	}
 	nb.change()
 	nb.leftAt = c.node.now
@@ -616,18 +618,12 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 	if m.Feeds != 0 && nb.grantedAt == 0 {
 		nb.grantedAt = n.now
 	}
-	for _, i := range c.triedOf(nb) {
-		if m.Feeds.Has(i) {
-			c.grantTrial(nb, i)
-		} else if refused.Has(i) {
-			c.endTrial(nb, i, false, false)
-		}
-	}
+	c.trialsAnswered(nb, m.Feeds, refused)
 	for i := range c.feeds {
 		f := &c.feeds[i]
 		if m.Feeds.Has(i) {
 			if i != wire.FeedSecond || !m.Feeds.Has(wire.FeedManifest) {
-				nb.held.Hop[min(i, wire.FeedManifest)] = m.Hop[i]
+				nb.held.Hop[heldAs(i)] = m.Hop[i]
 			}
 			if f.from == nb && !f.granted {
 				f.granted, f.since = true, n.now
@@ -639,19 +635,8 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 			}
 			continue
 		}
-		if !refused.Has(i) {
-			continue
-		}
-		if f.next == nb {
-			f.next = nil
-		}
-		if f.from == nb {
-			if nx := f.next; nx != nil {
-				*f = feed{from: nx, since: n.now, first: c.resume(), latest: c.resume(), heard: f.heard}
-			} else {
-				*f = feed{heard: f.heard}
-			}
-			c.reassign = true
+		if refused.Has(i) {
+			c.part(f, nb)
 		}
 	}
 	if refused == 0 {
@@ -704,7 +689,6 @@ func (c *Channel) watch() {
 		case !nb.peer.link.Established() || !nb.joined:
 			for i := range c.feeds {
 				if f := &c.feeds[i]; f.from == nb && n.now-f.since > dialTime {
-
 					c.leave(nb)
 					break
 				}
@@ -718,7 +702,6 @@ func (c *Channel) watch() {
 				nb.notBefore = n.now + 300*time.Millisecond
 				c.leave(nb)
 			} else if nb.asks >= 3 && c.others(nb) {
-
 				nb.notBefore = n.now + 400*time.Millisecond*time.Duration(nb.asks)
 				nb.fail()
 				c.leave(nb)
@@ -726,17 +709,14 @@ func (c *Channel) watch() {
 				nb.peer.tell(nb.appendSubscribe)
 			}
 		case nb.due >= enough && nb.got < nb.due*(1-tooMuchLoss) && c.others(nb):
-
 			nb.due, nb.got = 0, 0
 			nb.fail()
 			nb.notBefore = n.now + time.Second
 			c.leave(nb)
 		case n.now-nb.peer.link.Heard() > mute && c.others(nb):
-
 			nb.fail()
 			c.leave(nb)
 		case c.silent(nb, last):
-
 			if !c.others(nb) {
 				// It may have forgotten us, or stand still for a moment.
 				nb.peer.tell(nb.appendSubscribe)
@@ -760,7 +740,6 @@ func (c *Channel) watch() {
 		}
 		// The second copy may be all that comes of it.
 		if n.now-max(f.heard, f.since, f.backAt, c.silentSince) > starved+2*block+f.from.lagVia(i)/4 {
-
 			f.from.notBefore = max(f.from.notBefore, n.now+500*time.Millisecond)
 			if f.from.starvedAt != 0 && n.now-f.from.starvedAt < distrustTime {
 				f.from.fail() // not the first time
@@ -769,7 +748,6 @@ func (c *Channel) watch() {
 			f.from.held.Live &^= 1 << i
 			c.drop(i)
 		} else if beyond(c.next, max(f.latest, f.joint), uint64(lagTime/max(block, 8*time.Millisecond))+2) && n.now-f.since > lagTime+block && c.others(f.from) {
-
 			// It brings what everybody else had long ago.
 			f.from.fail()
 			f.from.notBefore = max(f.from.notBefore, n.now+2*time.Second)
@@ -825,7 +803,6 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 		// The new parent delivers: the old one is left.
 		f.from.change()
 		f.from.leftAt = n.now
-
 		*f = feed{from: nb, granted: true, since: n.now, first: s.number, latest: s.number, passed: n.now, heard: f.heard}
 	default:
 		return
@@ -858,7 +835,7 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	}
 	f.heard = n.now
 	if h := c.hop(i); h != wire.NoHop {
-		c.lastHop[min(i, wire.FeedManifest)] = h
+		c.lastHop[heldAs(i)] = h
 	}
 	if s.b == nil || s.number+2 < c.next || !f.granted || s.first < f.since {
 		return // late: a backlog, or a repair

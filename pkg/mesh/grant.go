@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
@@ -97,6 +98,7 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 	if live.Has(wire.FeedManifest) {
 		live |= wire.Second
 	}
+	var may wire.FeedMask // be promised anew
 	for i := range wire.Feeds {
 		switch {
 		case !m.Feeds.Has(i):
@@ -106,32 +108,27 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 			reason = max(reason, wire.GrantNotLive) // no loop of two
 		case i >= wire.FeedManifest && c.source && nb.rests():
 			reason = max(reason, wire.GrantFull)
-		case nb.push.mask.Has(i) && !m.BackfillOnly && c.hop(i) < int(m.Hop[i]):
+		case nb.push.mask.Has(i) && c.hop(i) < int(m.Hop[i]):
 			feeds |= 1 << i // goes on
 		case !live.Has(i) || c.hop(i) >= int(m.Hop[i]):
 			reason = max(reason, wire.GrantNotLive)
+		default:
+			may |= 1 << i
 		}
 	}
 	left := n.left(nb)
 	if c.source && nb.rests() || nb.suspect() && !c.source {
 		left = 0
 	}
-	held := 0
-	for i := range wire.Feeds {
-		if feeds.Has(i) {
-			left -= c.feedCost(i)
-			if i < block.Stripes {
-				held++
-			}
-		}
-	}
+	left -= c.cost(feeds)
+	held := onesCount(feeds.Stripes())
 	quota := nb.quota()
 	if !n.exchanges() && left < c.cost(m.Feeds&^feeds) {
 		// Whoever asks here goes nowhere else: whole or not at all.
 		return feeds, wire.GrantFull
 	}
 	for i := range wire.Feeds {
-		if !m.Feeds.Has(i) || feeds.Has(i) || !live.Has(i) || c.hop(i) >= int(m.Hop[i]) || c.feeds[i].from == nb || c.feeds[i].next == nb {
+		if !may.Has(i) {
 			continue
 		}
 		if !nb.mayBeRoot(i) || i >= wire.FeedManifest && !nb.mayKeepManifests() {
@@ -165,13 +162,7 @@ func (nb *neighbour) mayBeRoot(i int) bool {
 	if !c.source || !c.node.exchanges() || nb.proof.proven || c.children.Has(i) || c.vacated[i] == 0 || c.node.now-c.vacated[i] > vacancy {
 		return true
 	}
-	proven := 0
-	for _, o := range c.neighbours {
-		if o.proof.proven {
-			proven++
-		}
-	}
-	return proven <= verdicts
+	return c.proven() <= verdicts
 }
 
 // mayKeepManifests reports whether the source lets nb have a copy of the
@@ -281,7 +272,7 @@ func (c *Channel) makeRoom(nb *neighbour, i, held, quota int, left *float64) boo
 		// pass on.
 		over := 0
 		if c.source && i < block.Stripes {
-			over = wire.FeedMask(o.push.mask.Stripes()).Count() - o.quota()
+			over = onesCount(o.push.mask.Stripes()) - o.quota()
 		}
 		weak := o.believe()*evictTimes <= up || o.suspect()
 		if c.source && i >= wire.FeedManifest {
@@ -367,30 +358,24 @@ func (c *Channel) handOver(h handover) {
 
 // handOvers does what is due.
 func (c *Channel) handOvers() {
-	kept := c.handovers[:0]
-	for _, h := range c.handovers {
-		if c.node.now < h.at {
-			kept = append(kept, h)
-			continue
+	c.handovers = slices.DeleteFunc(c.handovers, func(h handover) bool {
+		due := c.node.now >= h.at
+		if due {
+			c.handOver(h)
 		}
-		c.handOver(h)
-	}
-	clear(c.handovers[len(kept):])
-	c.handovers = kept
+		return due
+	})
 }
 
 // forgetHandovers ends the handovers that nb has part in: it is gone.
 func (c *Channel) forgetHandovers(nb *neighbour) {
-	kept := c.handovers[:0]
-	for _, h := range c.handovers {
-		if h.from == nb || h.to == nb {
+	c.handovers = slices.DeleteFunc(c.handovers, func(h handover) bool {
+		ends := h.from == nb || h.to == nb
+		if ends {
 			h.from.losing &^= 1 << h.feed
-			continue
 		}
-		kept = append(kept, h)
-	}
-	clear(c.handovers[len(kept):])
-	c.handovers = kept
+		return ends
+	})
 }
 
 // kept is what a child is pushed and not to lose in a moment.
@@ -497,6 +482,13 @@ func (nb *neighbour) evicted(feeds wire.FeedMask, to *neighbour) {
 	nb.peer.tell(m.Append)
 }
 
+// dismiss takes all from a child.
+func (nb *neighbour) dismiss(to *neighbour) {
+	m := nb.push.mask
+	nb.push.setMask(0, nb.ch.node.now)
+	nb.evicted(m, to)
+}
+
 // believe is the uplink of a child as far as it counts, kbit/s: hardly at all
 // where it has failed us as a parent.
 func (nb *neighbour) believe() float64 {
@@ -549,7 +541,7 @@ func (c *Channel) doubtful(i int) bool {
 // pass on.
 func (c *Channel) hoarded(i int) bool {
 	for _, o := range c.neighbours {
-		if o.push.mask.Has(i) && wire.FeedMask(o.push.mask.Stripes()).Count() > o.quota() && c.node.now-o.push.since >= evictHold/4 {
+		if o.push.mask.Has(i) && onesCount(o.push.mask.Stripes()) > o.quota() && c.node.now-o.push.since >= evictHold/4 {
 			return true
 		}
 	}
@@ -559,7 +551,7 @@ func (c *Channel) hoarded(i int) bool {
 // offerRoots names stripes that a child of the source should ask it for: those
 // that nobody has, and those of children that have more than they can pass on.
 func (c *Channel) offerRoots(nb *neighbour, asked wire.FeedMask, m *wire.Subscribed) {
-	most := nb.quota() - wire.FeedMask(nb.push.mask.Stripes()).Count()
+	most := nb.quota() - onesCount(nb.push.mask.Stripes())
 	if !c.source || most <= 0 || m.Redirect == wire.MaxRedirects {
 		return
 	}
@@ -791,10 +783,8 @@ func (c *Channel) forgetDead(but *neighbour) (room float64) {
 			continue
 		}
 		room += c.cost(nb.kept())
-		m := nb.push.mask
 		c.forgetHandovers(nb)
-		nb.push.setMask(0, n.now)
-		nb.evicted(m, but)
+		nb.dismiss(but)
 	}
 	if room > 0 {
 		c.countChildren()

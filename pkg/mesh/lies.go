@@ -71,10 +71,9 @@ func (nb *neighbour) lied() {
 	nb.shady = c.node.now + suspectTime
 	c.hungry = 0 // it is not for want of room that we have too little
 	nb.notBefore = max(nb.notBefore, c.node.now+lieTime<<(l.times-1))
-	if m := nb.push.mask; m != 0 && !c.source && c.node.exchanges() {
-		nb.push.setMask(0, c.node.now)
+	if nb.push.mask != 0 && !c.source && c.node.exchanges() {
+		nb.dismiss(nil)
 		c.countChildren()
-		nb.evicted(m, nil)
 	}
 }
 

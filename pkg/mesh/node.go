@@ -144,7 +144,6 @@ type Node struct {
 	channels  []*Channel
 	random    *mrand.Rand
 	bucket    bucket // upload cap
-	heldSince Time   // when it last held nothing up
 	keptSince Time   // when it last held up nothing that is due: neither a backlog nor what was requested is
 	heldUp    bool   // it does
 	rotate    int

@@ -339,9 +339,6 @@ func (n *Node) pump() {
 		}
 		c.pumpChildren()
 	}
-	if n.pumpAt == Never || n.bucket.open() {
-		n.heldSince = n.now
-	}
 	if !n.heldUp {
 		n.keptSince = n.now
 	}

@@ -247,7 +247,7 @@ func (c *Channel) ask(s *slot) bool {
 		need = s.b.Missing() - bits.OnesCount64(c.coming(pending, f)&^s.b.Have())
 		need += (need + 7) / 8
 	}
-	servers := c.servers3(s)
+	servers := c.serversOf(s)
 	if len(servers) == 0 {
 		s.askAt = n.now + 50*time.Millisecond
 		return false
@@ -313,7 +313,7 @@ func (c *Channel) ask(s *slot) bool {
 func (c *Channel) asking(need int) int {
 	a := &c.asks
 	times := askTimes
-	switch live := wire.FeedMask(c.live().Stripes()).Count(); {
+	switch live := onesCount(c.live().Stripes()); {
 	case 3*live < 2*c.data():
 		times = askTimesHungry // requests cannot replace feeds
 	case !c.caughtUp:
@@ -353,9 +353,10 @@ func (c *Channel) orphaned(number block.Number) uint64 {
 	return have
 }
 
-// servers3 picks whom to ask for a block, at most maxServers: at first the
-// parents of what is missing, then others that say that they have it.
-func (c *Channel) servers3(s *slot) []*neighbour {
+// serversOf picks whom to ask for a block: at first all parents of what is
+// missing, then at most maxServers, others among them that say that they have
+// it.
+func (c *Channel) serversOf(s *slot) []*neighbour {
 	n := c.node
 	list := c.cands[:0]
 	usable := func(nb *neighbour) bool {

@@ -1,8 +1,6 @@
 package mesh
 
-import (
-	"time"
-)
+import "time"
 
 // Below capacity not everybody can be served. Who gets too little for a
 // picture takes from those who could have one: it gives all back and waits,
@@ -19,14 +17,13 @@ const (
 	// grows fourfold up to waitMost.
 	waitFirst = 8 * time.Second
 	waitMost  = time.Minute
-	// content is how long all must be well for a wait to be forgotten.
 	// patient is how long a newcomer counts nothing: in a crowd all starve at
 	// first.
 	patient = 8 * time.Second
-	// recover is how much longer all must be well than it was not, until that
-	// is forgotten.
-	recover = 6
-	content = 30 * time.Second
+	// forgiving is how much longer all must be well than it was not, until
+	// that is forgotten; content how long until a wait is.
+	forgiving = 6
+	content   = 30 * time.Second
 )
 
 // yield gives all feeds and children back when too few feeds have been live
@@ -49,7 +46,7 @@ func (c *Channel) yield() {
 		return
 	case c.playing():
 		// What is well for a moment now and then is not well.
-		c.hungry = max(0, c.hungry-(n.now-c.looked)/recover)
+		c.hungry = max(0, c.hungry-(n.now-c.looked)/forgiving)
 		c.looked = n.now
 		if c.waits > 0 && c.hungry == 0 && n.now-c.waitUntil > content {
 			c.waits = 0
@@ -77,9 +74,8 @@ func (c *Channel) yield() {
 		}
 	}
 	for _, nb := range c.neighbours {
-		if m := nb.push.mask; m != 0 {
-			nb.push.setMask(0, n.now)
-			nb.evicted(m, nil)
+		if nb.push.mask != 0 {
+			nb.dismiss(nil)
 		}
 	}
 	c.countChildren()
