@@ -94,6 +94,8 @@ func parse(args []string, out, errs io.Writer) (*command, error) {
 	share(f, &o.Mutes, "mutes", "share that claims a great uplink and sends nothing")
 	share(f, &o.Movers, "movers", "share whose address changes")
 	share(f, &o.Sleepers, "sleepers", "share that is frozen for 30 s")
+	f.Float64Var(&o.Stalls, "stalls", o.Stalls, "how often in a second every node stands still")
+	f.DurationVar(&o.Stall, "stall", o.Stall, "for how long, in the mean (default 50ms)")
 	f.DurationVar(&o.Silence, "silence", o.Silence, "how long the source says nothing")
 	f.DurationVar(&o.Grain, "grain", o.Grain, "how exact timers and arrivals are (default 500µs)")
 	f.IntVar(&c.threads, "threads", runtime.GOMAXPROCS(0), "threads")

@@ -134,6 +134,29 @@ func (c *cross) advance(a *access, now Time, most time.Duration) {
 	}
 }
 
+// stalls are the times at which a node stands still, one at a time.
+type stalls struct {
+	span
+	dice dice
+}
+
+// next draws the one that begins after t.
+func (s *stalls) next(t Time, o *Options) {
+	s.from = t + Time(s.dice.exp()/o.Stalls*float64(time.Second))
+	s.to = s.from + min(Time(s.dice.exp()*float64(o.Stall)), 2*time.Second)
+}
+
+// over is when something that is due at t can be done; t never goes back by more than the node has done before.
+func (s *stalls) over(t Time, o *Options) Time {
+	for t >= s.to {
+		s.next(s.to, o)
+	}
+	if s.has(t) {
+		return s.to
+	}
+	return t
+}
+
 // burst is the state of one link that loses in bursts.
 type burst struct {
 	bad   bool

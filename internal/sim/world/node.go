@@ -58,6 +58,7 @@ type node struct {
 	dice     dice
 	up, down access
 	cross    cross
+	stalls   stalls
 	bursts   map[uint32]*burst
 	inbox    []event // on the downlink at the end of a window
 
@@ -89,6 +90,10 @@ func (n *node) birth(now Time) {
 	n.up, n.down = newAccess(q.uplink), newAccess(q.downlink)
 	if q.cross {
 		n.cross = cross{dice: dice(n.dice.next()), at: now, until: now}
+	}
+	if w.Stalls > 0 {
+		n.stalls = stalls{dice: dice(mix(uint64(n.dice)))}
+		n.stalls.next(now, &w.Options)
 	}
 	upload := int64(-1)
 	switch {
@@ -232,6 +237,9 @@ func (n *node) run(end Time) {
 		at := min(n.due, n.plan)
 		if next < len(in) {
 			at = min(at, in[next].at)
+		}
+		if w.Stalls > 0 && at < n.peer.leave {
+			at = w.coarse(n.stalls.over(at, &w.Options))
 		}
 		if at >= end {
 			break

@@ -103,6 +103,11 @@ type Options struct {
 	// the share that is frozen for 30 s in it.
 	Movers   float64 `json:"movers"`
 	Sleepers float64 `json:"sleepers"`
+	// Stalls is how often in a second a node stands still, as a process does on
+	// a machine with other things to do, the source like any other: what comes
+	// to it waits. Stall is for how long, in the mean (50 ms).
+	Stalls float64       `json:"stalls,omitempty"`
+	Stall  time.Duration `json:"stall,omitempty"`
 	// Silence is how long the source says nothing, from 5 s into the steady
 	// part on.
 	Silence time.Duration `json:"silence"`
@@ -119,6 +124,7 @@ func (o *Options) defaults() error {
 	}{
 		{&o.Latency, 2 * time.Second}, {&o.Ramp, 10 * time.Second}, {&o.Settle, 10 * time.Second}, {&o.Hold, 30 * time.Second},
 		{&o.Jitter, 5 * time.Millisecond}, {&o.Queue, 200 * time.Millisecond}, {&o.Grain, 500 * time.Microsecond},
+		{&o.Stall, 50 * time.Millisecond},
 	} {
 		if *d.v == 0 {
 			*d.v = d.d
@@ -142,7 +148,7 @@ func (o *Options) defaults() error {
 	case o.Latency < 0 || o.Latency > maxDelay:
 		return fmt.Errorf("the latency must be at most %v", maxDelay)
 	case o.Mean < 0 || o.Source < 0.5 || o.Down < 1 || o.Loss < 0 || o.Loss > 0.9 || o.Growth < 0 || o.Churn < 0 || o.Late < 0 ||
-		o.Queue < 20*time.Millisecond || o.Queue > time.Second || o.Jitter < 0 || o.Jitter > 50*time.Millisecond:
+		o.Queue < 20*time.Millisecond || o.Queue > time.Second || o.Jitter < 0 || o.Jitter > 50*time.Millisecond || o.Stalls < 0 || o.Stall < 0 || o.Stall > time.Second:
 		return errors.New("an option is out of range")
 	case o.Vanish+o.Polluters+o.Liars+o.Mutes > 1:
 		return errors.New("more vanish or misbehave than there are")
