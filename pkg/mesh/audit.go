@@ -96,7 +96,7 @@ func (c *Channel) audit() {
 	start := n.random.IntN(len(c.neighbours))
 	for k := range c.neighbours {
 		a := c.neighbours[(start+k)%len(c.neighbours)]
-		if a == root || only && !a.proof.proven || !a.joined || a.push.mask.Has(feed) || !a.peer.link.Established() || n.now-a.peer.link.Heard() > mute || c.ordered(a, root) {
+		if a == root || only && !a.proof.proven || !a.joined || a.push.mask.Has(feed) || !a.peer.link.Established() || a.silence() > mute || c.ordered(a, root) {
 			continue
 		}
 		c.orders = append(c.orders, order{a, root, uint8(feed), n.now})

@@ -65,6 +65,7 @@ type Channel struct {
 	idleAt      Time
 	clockAt     Time
 	silentSince Time          // since when nobody delivers
+	cameAt      Time          // when something last came of a feed
 	clockBase   time.Duration // what our clock is ahead of the source's, as the feeds show
 	waitUntil   Time          // no feeds are asked for before: there is no room
 	hungry      time.Duration // for how long too few feeds have been live, of late
@@ -266,7 +267,7 @@ func (c *Channel) slot(number block.Number) *slot {
 
 // Feed takes one datagram of a block stream (section 3): this node is a source.
 func (c *Channel) Feed(now Time, b []byte) {
-	c.node.now = now
+	c.node.at(now)
 	c.source = true
 	c.bare(nil, b)
 }

@@ -204,7 +204,7 @@ func (c *Channel) namePeers(nb *neighbour, most int) {
 			o := c.neighbours[(start+j)%len(c.neighbours)]
 			good := o.delivered && o.held.Slots > 0
 			if o == nb || good != want || !o.joined || !o.serves || o.denied > 0 || o.suspect() || !o.peer.link.Established() ||
-				n.now-o.peer.link.Heard() > mute || m.N >= most || !dialable(o.peer.link.Addr(), nb.peer.link.Addr()) {
+				o.silence() > mute || m.N >= most || !dialable(o.peer.link.Addr(), nb.peer.link.Addr()) {
 				continue
 			}
 			m.Peers[m.N] = wire.Peer{Addr: o.peer.link.Addr(), Free: o.held.Slots > 0, Good: o.delivered}

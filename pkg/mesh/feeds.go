@@ -26,6 +26,9 @@ const (
 	starved    = 600 * time.Millisecond
 	// grace: when nobody has delivered for so long, it is the source.
 	grace = 400 * time.Millisecond
+	// lullLeast and a block, and it is a lull of the source, for up to lullMost.
+	lullLeast = 60 * time.Millisecond
+	lullMost  = 600 * time.Millisecond
 	// mute is how long a parent may say nothing at all, STATE included,
 	// where there is another to take its place.
 	mute = 800 * time.Millisecond
@@ -62,10 +65,11 @@ const (
 
 // feed is where one feed comes from.
 type feed struct {
-	from    *neighbour // nil: nobody
-	next    *neighbour // asked to take over; from goes on until it delivers
-	granted bool       // from has promised it
-	since   Time       // when from was chosen
+	from    *neighbour   // nil: nobody
+	next    *neighbour   // asked to take over; from goes on until it delivers
+	after   block.Number // from which block on next was asked to begin
+	granted bool         // from has promised it
+	since   Time         // when from was chosen
 	first   block.Number
 	heard   Time // when it last brought something fresh
 	latest  block.Number
@@ -112,6 +116,17 @@ func (c *Channel) granted() (m wire.FeedMask) {
 	return m
 }
 
+// needy is the set of feeds whose parent has paused and that nobody was
+// asked to take over.
+func (c *Channel) needy() (m wire.FeedMask) {
+	for i := range c.feeds {
+		if f := &c.feeds[i]; f.from != nil && f.next == nil && f.from.paused != 0 {
+			m |= 1 << i
+		}
+	}
+	return m
+}
+
 // fresh is how long a feed counts as live after something fresh came.
 func (c *Channel) fresh() time.Duration { return max(liveFor, 2*c.blockTime()) }
 
@@ -123,11 +138,10 @@ func (c *Channel) live() (m wire.FeedMask) {
 		}
 		return m
 	}
-	now := c.node.now
-	if c.group.receiving(now) {
+	if c.group.receiving(c.node.now) {
 		return wire.FeedMask(groupStripes) | wire.Manifest
 	}
-	limit := c.fresh()
+	now, limit := c.streamTime(), c.fresh()
 	for i := range wire.FeedManifest + 1 {
 		if f := &c.feeds[i]; f.from != nil && f.heard != 0 && now-f.heard < limit && c.hop(i) <= maxHop {
 			m |= 1 << i
@@ -137,6 +151,46 @@ func (c *Channel) live() (m wire.FeedMask) {
 		m |= wire.Manifest
 	}
 	return m
+}
+
+// streamTime is the clock by which feeds age. It stands still while nobody
+// brings anything, since then it is the source that stands still and no parent,
+// but no longer than lullMost.
+func (c *Channel) streamTime() Time {
+	now := c.node.now
+	return now - min(max(0, now-c.cameAt-c.lull()), lullMost)
+}
+
+// lull is how long nobody brings anything where all is well.
+func (c *Channel) lull() time.Duration { return lullLeast + c.blockTime() }
+
+// wakes notes that something came of a feed, whatever feed. After a lull nobody
+// is blamed for what it did not bring in it.
+func (c *Channel) wakes() {
+	now := c.node.now
+	if over := now - c.streamTime(); over > 0 {
+		c.silentSince = now
+		for i := range c.feeds {
+			if f := &c.feeds[i]; f.heard != 0 {
+				f.heard += over
+			}
+		}
+	}
+	c.cameAt = now
+}
+
+// overslept keeps a pause of our own from counting as one of others.
+func (c *Channel) overslept(gap time.Duration) {
+	now := c.node.now + gap
+	c.silentSince = now
+	if c.cameAt != 0 {
+		c.cameAt += gap
+	}
+	for i := range c.feeds {
+		if f := &c.feeds[i]; f.heard != 0 {
+			f.heard += gap
+		}
+	}
 }
 
 // hop is our distance from the source on a feed.
@@ -245,8 +299,8 @@ func (c *Channel) holdings() (h wire.Holdings) {
 // parentable reports whether nb could push anything to us.
 func (nb *neighbour) parentable() bool {
 	now := nb.ch.node.now
-	return nb.joined && nb.serves && nb.denied == 0 && nb.peer.link.Established() &&
-		now >= nb.notBefore && (nb.empty < emptyGrants || now >= nb.distrust) && now-nb.peer.link.Heard() < mute
+	return nb.joined && nb.serves && nb.denied == 0 && nb.paused == 0 && nb.peer.link.Established() &&
+		now >= nb.notBefore && (nb.empty < emptyGrants || now >= nb.distrust) && nb.silence() < mute
 }
 
 // offers reports whether nb can push feed i to us: it is live there, and not
@@ -284,9 +338,9 @@ func (c *Channel) constraint(i int) int {
 	if !c.passesOn(i) {
 		return wire.NoHop
 	}
-	if f := &c.feeds[i]; f.from == nil || c.node.now-f.heard > c.fresh()+starved-liveFor {
+	if f := &c.feeds[i]; f.from == nil || c.streamTime()-f.heard > c.fresh()+starved-liveFor {
 		// An orphan: what hangs on us has dried out by now.
-		if c.node.now-f.heard > c.fresh()+100*time.Millisecond {
+		if c.streamTime()-f.heard > c.fresh()+100*time.Millisecond {
 			return wire.NoHop
 		}
 	}
@@ -318,8 +372,9 @@ func (c *Channel) assign() {
 		return
 	}
 	taken := c.taken()
+	needy := c.needy()
 	have := onesCount(taken.Stripes())
-	if have == c.wanted && taken.Has(wire.FeedManifest) && taken.Has(wire.FeedSecond) == c.second && n.now < c.switchAt {
+	if have == c.wanted && taken.Has(wire.FeedManifest) && taken.Has(wire.FeedSecond) == c.second && needy == 0 && n.now < c.switchAt {
 		return
 	}
 	cands := c.cands[:0]
@@ -345,22 +400,27 @@ func (c *Channel) assign() {
 	most := share(c.wanted+1, len(cands))
 	// More of one than its share only where nobody else has it.
 	for _, most := range [2]int{most, wire.Feeds} {
-		for i := 0; i < block.Stripes && have < c.wanted; i++ {
-			if c.feeds[i].from == nil {
-				if nb := c.best(cands, i, most); nb != nil {
-					c.take(i, nb)
+		for i := range block.Stripes {
+			lacks := c.feeds[i].from == nil && have < c.wanted
+			if !lacks && !needy.Has(i) {
+				continue
+			}
+			if nb := c.best(cands, i, most); nb != nil {
+				c.take(i, nb)
+				needy &^= 1 << i
+				if lacks {
 					have++
 				}
 			}
 		}
 	}
-	if !taken.Has(wire.FeedManifest) {
+	if !taken.Has(wire.FeedManifest) || needy.Has(wire.FeedManifest) {
 		if nb := c.best(cands, wire.FeedManifest, wire.Feeds); nb != nil {
 			c.take(wire.FeedManifest, nb)
 		}
 	}
 	switch {
-	case c.second && !taken.Has(wire.FeedSecond):
+	case c.second && (!taken.Has(wire.FeedSecond) || needy.Has(wire.FeedSecond)):
 		if nb := c.best(cands, wire.FeedSecond, wire.Feeds); nb != nil {
 			c.take(wire.FeedSecond, nb)
 		}
@@ -425,9 +485,13 @@ func (c *Channel) playing() bool {
 	return onesCount(c.live().Stripes()) >= c.data()
 }
 
-// take asks nb for feed i.
+// take asks nb for feed i: to take over, if there is a parent.
 func (c *Channel) take(i int, nb *neighbour) {
-	c.begin(&c.feeds[i], nb)
+	if f := &c.feeds[i]; f.from != nil {
+		f.next = nb
+	} else {
+		c.begin(f, nb)
+	}
 	nb.gives++
 	nb.change()
 }
@@ -441,15 +505,32 @@ func (c *Channel) begin(f *feed, nb *neighbour) {
 	}
 }
 
-// part ends what nb is to a feed: who was to take over does so at once.
-func (c *Channel) part(f *feed, nb *neighbour) {
+// part ends what nb is to feed i: who was to take over does so at once.
+func (c *Channel) part(i int, nb *neighbour) {
+	f := &c.feeds[i]
 	if f.next == nb {
 		f.next = nil
-	}
-	if f.from == nb {
-		c.begin(f, f.next)
 		c.reassign = true
 	}
+	if f.from == nb {
+		next, after := f.next, f.after
+		c.begin(f, next)
+		if next != nil && next.acked && next.asked.Has(i) {
+			f.promised(next, after)
+		}
+		c.reassign = true
+	}
+}
+
+// promised notes that the parent of a feed, nb, has granted it from a block on.
+func (f *feed) promised(nb *neighbour, first block.Number) {
+	c := nb.ch
+	f.granted, f.since, f.first = true, c.node.now, first
+	f.joint, f.back, f.backAt = c.next, 0, c.node.now
+	if t := nb.theirs; t.Newest != wire.NoNumber && (t.Run == c.run || !c.begun) {
+		f.joint = max(f.joint, t.Newest+1)
+	}
+	f.joint -= min(f.joint, recent)
 }
 
 // drop gives feed i back.
@@ -468,7 +549,7 @@ func (c *Channel) drop(i int) {
 // leave takes every feed away from nb.
 func (c *Channel) leave(nb *neighbour) {
 	for i := range c.feeds {
-		c.part(&c.feeds[i], nb)
+		c.part(i, nb)
 	}
 	nb.change()
 	nb.leftAt = c.node.now
@@ -485,7 +566,7 @@ func (c *Channel) improve(cands []*neighbour, most int) {
 	worst, crowded := -1, false
 	for i := range c.feeds {
 		f := &c.feeds[i]
-		if f.from == nil || f.next != nil || !f.granted {
+		if f.from == nil || f.next != nil || !f.granted || f.from.paused != 0 {
 			continue
 		}
 		if f.from.gives > most && n.now-f.since > time.Second {
@@ -508,9 +589,7 @@ func (c *Channel) improve(cands []*neighbour, most int) {
 	}
 	via := nb.lagVia(worst) + time.Duration(nb.gives)*perFeed
 	if crowded && (nb.gives+1 < c.feeds[worst].from.gives) || via+20*time.Millisecond+via/5 < c.lag(worst) {
-		c.feeds[worst].next = nb
-		nb.gives++
-		nb.change()
+		c.take(worst, nb)
 	}
 }
 
@@ -569,6 +648,10 @@ func (nb *neighbour) appendSubscribe(dst []byte) []byte {
 	n, c := nb.ch.node, nb.ch
 	nb.serial++
 	feeds := c.wantOf(nb)
+	var has wire.FeedMask
+	if nb.acked {
+		has = nb.asked
+	}
 	nb.asked, nb.acked, nb.changed = feeds, false, false
 	nb.askedHalf = c.halfOf(feeds)
 	nb.askedAt = n.now
@@ -580,9 +663,15 @@ func (nb *neighbour) appendSubscribe(dst []byte) []byte {
 	if c.begun {
 		m.First = c.next
 		for i := range c.feeds {
-			if f := &c.feeds[i]; f.from == nb && !f.granted {
+			switch f := &c.feeds[i]; {
+			case f.from == nb && !f.granted:
 				m.First = c.resume()
 				f.first = m.First
+			case f.next == nb && !has.Has(i):
+				if f.after = c.next; f.from.paused != 0 {
+					f.after = c.resume()
+					m.First = f.after
+				}
 			}
 		}
 	}
@@ -626,17 +715,12 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 				nb.held.Hop[heldAs(i)] = m.Hop[i]
 			}
 			if f.from == nb && !f.granted {
-				f.granted, f.since = true, n.now
-				f.joint, f.back, f.backAt = c.next, 0, n.now
-				if t := nb.theirs; t.Newest != wire.NoNumber && (t.Run == c.run || !c.begun) {
-					f.joint = max(f.joint, t.Newest+1)
-				}
-				f.joint -= min(f.joint, recent)
+				f.promised(nb, f.first)
 			}
 			continue
 		}
 		if refused.Has(i) {
-			c.part(f, nb)
+			c.part(i, nb)
 		}
 	}
 	if refused == 0 {
@@ -682,6 +766,7 @@ func (c *Channel) watch() {
 	}
 	for _, nb := range c.neighbours {
 		m := c.feedsOf(nb)
+		c.goesOn(nb, m)
 		if m == 0 {
 			continue
 		}
@@ -697,10 +782,9 @@ func (c *Channel) watch() {
 			if n.now-nb.askedAt < nb.rtt()+100*time.Millisecond {
 				break
 			}
-			if h := nb.peer.link.Heard(); h < nb.askedAt && n.now-h > 400*time.Millisecond && c.others(nb) {
+			if nb.peer.link.Heard() < nb.askedAt && nb.silence() > 400*time.Millisecond && c.others(nb) {
 				// Nothing at all has come since: it may be gone.
-				nb.notBefore = n.now + 300*time.Millisecond
-				c.leave(nb)
+				c.pause(nb)
 			} else if nb.asks >= 3 && c.others(nb) {
 				nb.notBefore = n.now + 400*time.Millisecond*time.Duration(nb.asks)
 				nb.fail()
@@ -713,20 +797,24 @@ func (c *Channel) watch() {
 			nb.fail()
 			nb.notBefore = n.now + time.Second
 			c.leave(nb)
-		case n.now-nb.peer.link.Heard() > mute && c.others(nb):
-			nb.fail()
+		case nb.silence() > mute && c.others(nb):
 			c.leave(nb)
-		case c.silent(nb, last):
+		case nb.paused == 0 && c.silent(nb, last):
 			if !c.others(nb) {
 				// It may have forgotten us, or stand still for a moment.
 				nb.peer.tell(nb.appendSubscribe)
 				break
 			}
+			still := nb.silence() > deadParent
 			if (nb.lastGood < nb.grantedAt || nb.lastGood == 0) && nb.forkedRun != c.run {
 				nb.empty++ // who holds another's manifests is not to blame
-				if m&nb.held.Live != 0 {
+				if m&nb.held.Live != 0 && !still {
 					nb.lied()
 				}
+			}
+			if still || m&nb.held.Live == 0 {
+				c.pause(nb)
+				break
 			}
 			nb.fail()
 			nb.notBefore = n.now + time.Second
@@ -739,7 +827,7 @@ func (c *Channel) watch() {
 			continue
 		}
 		// The second copy may be all that comes of it.
-		if n.now-max(f.heard, f.since, f.backAt, c.silentSince) > starved+2*block+f.from.lagVia(i)/4 {
+		if c.streamTime()-max(f.heard, f.since, f.backAt, c.silentSince) > starved+2*block+f.from.lagVia(i)/4 {
 			f.from.notBefore = max(f.from.notBefore, n.now+500*time.Millisecond)
 			if f.from.starvedAt != 0 && n.now-f.from.starvedAt < distrustTime {
 				f.from.fail() // not the first time
@@ -756,6 +844,37 @@ func (c *Channel) watch() {
 	}
 }
 
+// pause has others asked for what comes from nb, which stands still or has lost
+// its own parents. Nothing is held against it: whoever delivers first, it or
+// they, is the parent then.
+func (c *Channel) pause(nb *neighbour) {
+	nb.paused = max(c.node.now, 1)
+	c.reassign = true
+}
+
+// goesOn ends the pause of a neighbour that delivers again, or is heard and has
+// nothing to deliver; m is what it is to push.
+func (c *Channel) goesOn(nb *neighbour, m wire.FeedMask) {
+	if nb.paused == 0 || nb.lastGood <= nb.paused && (m != 0 || nb.peer.link.Heard() <= nb.paused) {
+		return
+	}
+	nb.paused = 0
+	c.reassign = true
+	for i := range c.feeds {
+		if f := &c.feeds[i]; f.from == nb && f.next != nil {
+			f.next.change()
+			f.next.leftAt = c.node.now
+			f.next = nil
+		}
+	}
+}
+
+// silence is how long nb has said nothing at all while we listened.
+func (nb *neighbour) silence() time.Duration {
+	n := nb.ch.node
+	return n.now - max(nb.peer.link.Heard(), n.woke)
+}
+
 // silent reports whether nb has brought nothing for so long that it is left:
 // sooner where there is too little to play, and others went on in that time, the
 // last of them at last.
@@ -765,7 +884,7 @@ func (c *Channel) silent(nb *neighbour, last Time) bool {
 	if !c.playing() && last-since > max(deadParent, 2*block)+nb.half() {
 		return true
 	}
-	return c.node.now-since > deadParent+2*block+nb.half()
+	return c.streamTime()-since > deadParent+2*block+nb.half()
 }
 
 // others reports whether somebody else could push something of what nb does.
@@ -787,6 +906,9 @@ func (c *Channel) others(nb *neighbour) bool {
 // fail makes nb the last choice for a while that doubles.
 func (nb *neighbour) fail() {
 	now := nb.ch.node.now
+	if now-nb.distrust > forgetAfter {
+		nb.distrusted = 0
+	}
 	nb.distrust = now + distrustTime<<min(nb.distrusted, 6)
 	nb.distrusted++
 	nb.grantedAt = 0
@@ -803,10 +925,13 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 		// The new parent delivers: the old one is left.
 		f.from.change()
 		f.from.leftAt = n.now
-		*f = feed{from: nb, granted: true, since: n.now, first: s.number, latest: s.number, passed: n.now, heard: f.heard}
+		*f = feed{from: nb, heard: f.heard, after: f.after}
+		f.promised(nb, min(f.after, s.number))
+		f.latest = f.first
 	default:
 		return
 	}
+	c.wakes()
 	// Manifests alone are no stripes.
 	switch {
 	case i < wire.FeedManifest:

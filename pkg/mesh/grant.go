@@ -496,7 +496,7 @@ func (nb *neighbour) believe() float64 {
 	if nb.suspect() {
 		return 0
 	}
-	if nb.distrusted > 0 || nb.empty > 0 {
+	if nb.ch.node.now < nb.distrust || nb.empty > 0 {
 		return min(float64(nb.uplink), rate/10)
 	}
 	if !nb.ch.source && !nb.delivered {
@@ -590,7 +590,7 @@ func (c *Channel) redirect(nb *neighbour, refused wire.FeedMask, m *wire.Subscri
 		var best *neighbour
 		var most int
 		for _, o := range c.neighbours {
-			if o == nb || !o.joined || !o.serves || o.room() == 0 || o.suspect() || !o.peer.link.Established() || n.now-o.peer.link.Heard() > mute {
+			if o == nb || !o.joined || !o.serves || o.room() == 0 || o.suspect() || !o.peer.link.Established() || o.silence() > mute {
 				continue
 			}
 			weight := min(o.room(), 8) + n.random.IntN(4)
@@ -762,7 +762,7 @@ func (c *Channel) forgetSilent() {
 			nb.push.leave(wire.AllFeeds, n.now)
 			c.countChildren()
 		}
-		if nb.push.mask != 0 && n.now-max(nb.peer.link.Heard(), nb.push.since) > goneChild {
+		if nb.push.mask != 0 && min(nb.silence(), n.now-nb.push.since) > goneChild {
 			nb.push.setMask(0, n.now)
 			nb.haveSerial = false // so that it may come back with any
 			c.countChildren()
@@ -779,7 +779,7 @@ func (c *Channel) forgetDead(but *neighbour) (room float64) {
 		silent = silentRoot
 	}
 	for _, nb := range c.neighbours {
-		if nb == but || nb.push.mask == 0 || n.now-max(nb.peer.link.Heard(), nb.push.since) <= silent+nb.half() {
+		if nb == but || nb.push.mask == 0 || min(nb.silence(), n.now-nb.push.since) <= silent+nb.half() {
 			continue
 		}
 		room += c.cost(nb.kept())
@@ -796,7 +796,7 @@ func (c *Channel) forgetDead(but *neighbour) (room float64) {
 // us until now.
 func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds, lost wire.FeedMask) {
 	n := c.node
-	feeds &^= c.taken()
+	feeds &^= c.taken() &^ c.needy()
 	if feeds != 0 && (!to.IsValid() || to.Addr().IsUnspecified()) {
 		for i := range block.Stripes {
 			if feeds.Has(i) && by.offers(i) {

@@ -47,6 +47,7 @@ type neighbour struct {
 	notBefore  Time // not asked for feeds before
 	distrust   Time // the last choice until then
 	distrusted uint8
+	paused     Time          // since when nothing comes of it, and others are asked to take over; 0: it does
 	triedAt    Time          // when we last tried whether it passes on what it gets
 	excuses    uint8         // trials refused in spite of what it says that it has
 	shady      Time          // it promised what it did not deliver; served last until then
@@ -154,6 +155,10 @@ type askOnce struct {
 }
 
 const (
+	// deniedFirst after a JOIN was denied another is sent; it doubles up to
+	// deniedMost.
+	deniedFirst = 500 * time.Millisecond
+	deniedMost  = 30 * time.Second
 	// initialLoss is taken for the loss before any is known.
 	initialLoss = 0.01
 )
@@ -491,6 +496,15 @@ func (n *Node) onJoin(p *peer, m *wire.Join) {
 	if nb.described == 0 || n.now-nb.described >= describeAgain {
 		nb.describe()
 	}
+}
+
+// deniedFor is how long who had no room for us, or did not know the channel, is
+// left in peace.
+func (nb *neighbour) deniedFor() time.Duration {
+	if nb.denied == 0 {
+		return 0
+	}
+	return min(deniedFirst<<min(nb.denied-1, 8), deniedMost)
 }
 
 func (nb *neighbour) onJoined(m *wire.Joined) {

@@ -146,8 +146,8 @@ type Node struct {
 	bucket    bucket // upload cap
 	keptSince Time   // when it last held up nothing that is due: neither a backlog nor what was requested is
 	heldUp    bool   // it does
-	rotate    int
 	now       Time
+	woke      Time // when we last went on after having stood still
 	pumpAt    Time
 	houseAt   Time
 	stats     Counters
@@ -201,6 +201,8 @@ type Counters struct {
 
 const (
 	houseEvery = 50 * time.Millisecond
+	// overslept is how late that may be before we have stood still.
+	overslept = houseEvery + 50*time.Millisecond
 	// helloGap is kept between HELLOs, helloGapSlow where there is no uplink
 	// to speak of.
 	helloGap      = 8 * time.Millisecond
@@ -296,9 +298,21 @@ func (n *Node) channel(tag uint32) *Channel {
 	return nil
 }
 
+// at sets the clock. Who has stood still heard nobody meanwhile: that is no
+// silence of others.
+func (n *Node) at(now Time) {
+	if gap := now - n.now; gap > overslept && n.houseAt != 0 {
+		n.woke = now
+		for _, c := range n.channels {
+			c.overslept(gap)
+		}
+	}
+	n.now = now
+}
+
 // Dial connects to a peer for a channel and keeps trying.
 func (n *Node) Dial(now Time, c *Channel, to netip.AddrPort) {
-	n.now = now
+	n.at(now)
 	n.dial(c, to)
 	n.finish()
 }
@@ -334,7 +348,7 @@ func (n *Node) dialAnew(c *Channel, to netip.AddrPort) *neighbour {
 // Receive takes one datagram that came to the unicast socket. b is read
 // during the call only.
 func (n *Node) Receive(now Time, from netip.AddrPort, b []byte) {
-	n.now = now
+	n.at(now)
 	n.stats.BytesIn += uint64(len(b))
 	r := n.links.Receive(now, from, b)
 	if r.Link == nil {
@@ -359,7 +373,7 @@ func (n *Node) Receive(now Time, from netip.AddrPort, b []byte) {
 // ReceiveGroup takes one datagram that came from the multicast group of a
 // channel.
 func (n *Node) ReceiveGroup(now Time, c *Channel, from netip.AddrPort, b []byte) {
-	n.now = now
+	n.at(now)
 	n.stats.BytesIn += uint64(len(b))
 	c.fromGroup(from, b)
 }
@@ -367,13 +381,13 @@ func (n *Node) ReceiveGroup(now Time, c *Channel, from netip.AddrPort, b []byte)
 // Flush ends a batch of Receive, ReceiveGroup and Feed calls: what they made
 // known is pushed on, what they found missing is asked for.
 func (n *Node) Flush(now Time) {
-	n.now = now
+	n.at(now)
 	n.finish()
 }
 
 // Tick does what is due. Call it at Deadline or later.
 func (n *Node) Tick(now Time) {
-	n.now = now
+	n.at(now)
 	if now >= n.links.NextDeadline() {
 		n.links.Tick(now)
 	}
@@ -400,7 +414,7 @@ func (n *Node) Deadline() Time {
 
 // Close says goodbye on every link.
 func (n *Node) Close(now Time) {
-	n.now = now
+	n.at(now)
 	n.finish()
 	for _, p := range n.order {
 		n.links.Close(now, p.link, wire.ByeLeaving, "")

@@ -1,8 +1,10 @@
 package mesh
 
 import (
+	"cmp"
 	"encoding/binary"
 	"math/bits"
+	"slices"
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
@@ -65,9 +67,10 @@ type pusher struct {
 	backlog   block.Number
 	offered   block.Number // one past the newest block that was ever owed by subscription
 	base      block.Number
-	owed      []debt // owed[i] is for block base+i
-	pending   int    // debts that are not empty
-	manifests int    // manifests of current blocks that have not gone out
+	oldest    block.Number // no current block before it is owed
+	owed      []debt       // owed[i] is for block base+i
+	pending   int          // debts that are not empty
+	manifests int          // manifests of current blocks that have not gone out
 
 	behind  bool // still catches up
 	inOrder bool // and gets nothing new before
@@ -109,7 +112,7 @@ func (p *pusher) clear() {
 func (p *pusher) restart(base block.Number) {
 	p.clear()
 	p.base = base
-	p.backlog, p.offered = base, base
+	p.backlog, p.offered, p.oldest = base, base, base
 	p.path.Forget()
 }
 
@@ -292,6 +295,7 @@ func (p *pusher) enlist(s *slot, have uint64, feeds wire.FeedMask) {
 	have &= p.wanted(s.b.Manifest()) &^ d.sent
 	d.asked &^= have
 	p.owe(d, have)
+	p.oldest = min(p.oldest, s.number)
 	p.offered = max(p.offered, s.number+1)
 }
 
@@ -342,7 +346,6 @@ func (n *Node) pump() {
 	if !n.heldUp {
 		n.keptSince = n.now
 	}
-	n.rotate++
 }
 
 // pumpChildren sends what children are owed. Manifests come before all:
@@ -379,20 +382,30 @@ func (c *Channel) pumpChildren() {
 		behind = behind || p.behind
 		asked = asked || p.asked
 	}
-	for _, first := range [2]bool{true, false} {
-		for i := range k {
-			if p := c.debtors[(i+n.rotate)%k]; p.first == first {
-				c.pump(p, current)
-			}
+	// Who waits for the oldest block comes before the others: after a pause
+	// all get on alike, however much each of them takes. Among those who wait
+	// for the same one, each is the first in turn.
+	turn := c.debtors[0]
+	c.debtors[copy(c.debtors, c.debtors[1:])] = turn
+	slices.SortStableFunc(c.debtors, func(a, b *pusher) int {
+		switch {
+		case a.first && !b.first:
+			return -1
+		case b.first && !a.first:
+			return 1
 		}
+		return cmp.Compare(a.oldest, b.oldest)
+	})
+	for _, p := range c.debtors {
+		c.pump(p, current)
 	}
-	for i := range k {
-		if p := c.debtors[(i+n.rotate)%k]; asked && p.asked {
+	for _, p := range c.debtors {
+		if asked && p.asked {
 			c.pump(p, requested)
 		}
 	}
-	for i := range k {
-		if p := c.debtors[(i+n.rotate)%k]; behind && p.behind {
+	for _, p := range c.debtors {
+		if behind && p.behind {
 			c.pump(p, backlog)
 		}
 	}
@@ -478,6 +491,15 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 			p.behind = true
 		} else if d.asked != 0 || d.manifest&manifestAsked != 0 {
 			p.asked = true
+		}
+	}
+	if what == current {
+		p.oldest = p.base + block.Number(to)
+		for i := from; i < to; i++ {
+			if d := &p.owed[i]; d.want&^d.asked != 0 || d.manifest&(manifestWanted|manifestAsked) == manifestWanted {
+				p.oldest = p.base + block.Number(i)
+				break
+			}
 		}
 	}
 	if what == backlog && p.inOrder && !p.behind {

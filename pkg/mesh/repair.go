@@ -33,6 +33,8 @@ const (
 	// distrustTime is how long a parent that failed is the last choice; it
 	// doubles.
 	distrustTime = 10 * time.Second
+	// forgetAfter is how long after that it is as good as any.
+	forgetAfter = time.Minute
 	// lagTime behind what others have, and a feed is given up.
 	lagTime = time.Second
 	// silentLink is how long a peer that we dialled may say nothing at all
@@ -74,8 +76,8 @@ func (c *Channel) overdue(f *feed, s *slot, patient bool) Time {
 	if patient {
 		t += 2*spread + quiet - reorderSlack
 	}
-	if f.latest+1 < s.number {
-		t = max(t, f.last+quiet) // still busy with earlier blocks
+	if f.latest < s.number {
+		t = max(t, f.last+max(quiet, c.blockTime())) // still busy with earlier blocks
 	}
 	return t
 }
@@ -637,7 +639,7 @@ func (c *Channel) housekeep() {
 		}
 		nb.probe()
 		switch {
-		case nb.dialled && !nb.joined && n.now-nb.joinAt >= max(200*time.Millisecond, nb.rtt()+100*time.Millisecond):
+		case nb.dialled && !nb.joined && n.now-nb.joinAt >= max(200*time.Millisecond, nb.rtt()+100*time.Millisecond, nb.deniedFor()):
 			nb.peer.tell(nb.appendJoin)
 		case nb.dialled && nb.joined && nb.denied > 0 && n.now-nb.joinAt > 2*time.Second:
 			nb.denied = 0
@@ -691,7 +693,7 @@ func (c *Channel) blockTime() time.Duration {
 // probe dials a silent peer anew, once in a silence.
 func (nb *neighbour) probe() {
 	n, p := nb.ch.node, nb.peer
-	silent := n.now-max(p.link.Heard(), p.link.Since()) > silentLink
+	silent := min(nb.silence(), n.now-p.link.Since()) > silentLink
 	if silent && !p.probed && nb.dialled && !nb.lead && !p.beacon && p.addr.IsValid() {
 		n.dialAnew(nb.ch, p.addr)
 	}
