@@ -159,7 +159,7 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 
 // askOn is how long a missing block is asked for beyond the latency: it counts
 // from the first sign of the block, which may come early.
-const askOn = 500 * time.Millisecond
+const askOn = 200 * time.Millisecond
 
 // node is the setting of the peer. Errors are mostly usage errors.
 func (o *options) node(ctx context.Context, app *cli.App, arg string) (cfg node.Config, uri channel.URI, err error) {

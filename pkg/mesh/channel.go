@@ -44,6 +44,8 @@ type Channel struct {
 	trials      []trial          // audits that we carry out
 	auditAt     Time
 	proveAt     Time
+	heldBack    float64          // of a source's uplink for repairs, bytes a second
+	holdAt      Time             // when to look at that again
 	vacated     [wire.Feeds]Time // when somebody last gave a feed back that nobody else has
 	overSince   Time             // since when more is promised than we can send
 	askedFor    [wire.Feeds]Time // when somebody last wanted it of us

@@ -46,6 +46,16 @@ const (
 	shedSlack  = 0.5
 	shedAfter  = 500 * time.Millisecond
 	shedAtOnce = 4
+	// A source that has to let things wait for more than holdSome of the time,
+	// though it has promised no more than it may, holds back a stripe more of
+	// its uplink every holdEvery, up to holdMost of it: what its children lose
+	// has to be sent again. It goes back as slowly as holdBack in that time
+	// where little waits.
+	holdSome  = 0.5
+	holdLess  = 0.2
+	holdEvery = time.Second
+	holdMost  = 0.12
+	holdBack  = 0.05
 	// vacancy is for how long a feed of the source that nobody has any more
 	// is kept for those who have proved that they pass things on.
 	vacancy = 2 * time.Second
@@ -427,6 +437,7 @@ func (c *Channel) shed() {
 		x = 1
 	}
 	c.waiting += (x - c.waiting) / 16
+	c.holdRepairs()
 	switch {
 	case c.rate == 0 || n.now-c.advanced > time.Second || c.waiting < shedSome || over < shedSlack*c.stripeRate() || !n.exchanges():
 		c.overSince = 0
@@ -465,6 +476,22 @@ func (c *Channel) shed() {
 		if over -= c.feedCost(what); over <= 0 {
 			return
 		}
+	}
+}
+
+// holdRepairs finds how much of its uplink a source needs for what nobody was
+// promised.
+func (c *Channel) holdRepairs() {
+	n := c.node
+	if !n.exchanges() || c.rate == 0 || n.now < c.holdAt || n.now-c.advanced > time.Second {
+		return
+	}
+	c.holdAt = n.now + holdEvery
+	switch {
+	case c.waiting > holdSome:
+		c.heldBack = min(c.heldBack+c.stripeRate(), holdMost*n.capacity())
+	case c.waiting < holdLess:
+		c.heldBack = max(0, c.heldBack-holdBack*c.stripeRate())
 	}
 }
 
@@ -683,7 +710,7 @@ func (n *Node) promisable(c *Channel) float64 {
 	if c.source {
 		p *= sourcePromise / promise
 	}
-	return p
+	return p - c.heldBack
 }
 
 // slots is how many more stripes of c may be promised.

@@ -672,6 +672,13 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 			break
 		}
 	}
+	if m.Manifest && nb.push.mask != 0 {
+		// All that we push of this block is worth nothing without.
+		if d := nb.push.debt(s.number); d != nil && d.manifest&manifestWanted == 0 {
+			nb.push.oweManifest(d, manifestWanted)
+		}
+		m.Manifest = false
+	}
 	if want == 0 && !m.Manifest {
 		return
 	}

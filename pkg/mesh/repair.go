@@ -285,7 +285,11 @@ func (c *Channel) ask(s *slot) bool {
 		data &^= want
 		need -= bits.OnesCount64(want)
 		m := wire.Request{Channel: c.tag, Name: block.Name{Run: c.run, Number: s.number}, Manifest: s.b == nil && (k == 0 || s.tries > 1), Shards: want}
-		c.asks.credit -= float64(bits.OnesCount64(want &^ s.asked))
+		if c.hungers() {
+			c.asks.credit -= float64(bits.OnesCount64(want))
+		} else {
+			c.asks.credit -= float64(bits.OnesCount64(want &^ s.asked))
+		}
 		s.asked |= want
 		n.stats.Requests++
 		sv.unanswered = min(sv.unanswered, 254) + 1
@@ -302,7 +306,7 @@ func (c *Channel) ask(s *slot) bool {
 	if s.tries < 255 {
 		s.tries++
 	}
-	if s.tries > 4 {
+	if s.tries > 4 || c.hungers() {
 		wait = max(wait, s.wait+s.wait/2)
 	}
 	s.wait = min(wait, maxWait)
@@ -310,13 +314,17 @@ func (c *Channel) ask(s *slot) bool {
 	return true
 }
 
+// hungers reports whether so few feeds are live that requests cannot replace
+// the others.
+func (c *Channel) hungers() bool { return 3*onesCount(c.live().Stripes()) < 2*c.data() }
+
 // asking is how many shards may be requested now: half of what the stream
 // has, more while there is nothing to play yet.
 func (c *Channel) asking(need int) int {
 	a := &c.asks
 	times := askTimes
-	switch live := onesCount(c.live().Stripes()); {
-	case 3*live < 2*c.data():
+	switch {
+	case c.hungers():
 		times = askTimesHungry // requests cannot replace feeds
 	case !c.caughtUp:
 		times = askTimesJoining

@@ -74,6 +74,8 @@ const (
 	delayUnit = 100 * time.Microsecond
 	// maxDelay is the longest delay that is told from never.
 	maxDelay = 6 * time.Second
+	// askOn is how much longer than it is in time a block is asked for.
+	askOn = 200 * time.Millisecond
 	// backlog is how long before it joined a viewer's blocks may be from.
 	backlog = 10 * time.Second
 )
@@ -112,6 +114,8 @@ func (n *node) birth(now Time) {
 		Upload: upload,
 		Link:   link.Config{Null: true},
 		Vault:  w.vault,
+		// As watch has it.
+		Patience: w.Latency + askOn,
 	}
 	n.state = alive
 	n.engine = mesh.New(cfg, n)
