@@ -667,22 +667,24 @@ func (c *Channel) feedCost(i int) float64 {
 }
 
 // cost is what a set of feeds takes.
-func (c *Channel) cost(m wire.FeedMask) (sum float64) {
-	for i := range wire.Feeds {
-		if m.Has(i) {
-			sum += c.feedCost(i)
-		}
-	}
-	return sum
+func (c *Channel) cost(m wire.FeedMask) float64 {
+	return priced(m, c.stripeRate(), c.manifestRate())
+}
+
+// priced is that at a rate for each stripe and for each copy of the manifests.
+func priced(m wire.FeedMask, stripe, manifest float64) float64 {
+	k := onesCount(m.Stripes())
+	return float64(k)*stripe + float64(m.Count()-k)*manifest
 }
 
 // used is what the node has promised to everybody but nb, bytes a second.
 func (n *Node) used(nb *neighbour) float64 {
 	used := 0.0
 	for _, c := range n.channels {
-		for _, o := range c.neighbours {
+		stripe, manifest := c.stripeRate(), c.manifestRate()
+		for _, o := range c.takers {
 			if o != nb {
-				used += c.cost(o.kept())
+				used += priced(o.kept(), stripe, manifest)
 			}
 		}
 		if c.group.sending {

@@ -77,6 +77,7 @@ type pusher struct {
 	asked   bool // is owed what it requested
 	listed  bool // among the channel's debtors
 	first   bool // has not had more than its share
+	rest    Time // it has had its quantum, and the next goes then
 	credit  float64
 	share   float64 // what it may still be sent before others that had less
 	shared  Time
@@ -449,6 +450,10 @@ func (p *pusher) speed(c *Channel) float64 {
 // pump sends what one child is owed of one class.
 func (c *Channel) pump(p *pusher, what debtClass) {
 	n := c.node
+	if n.now < p.rest {
+		n.pumpAt = min(n.pumpAt, p.rest)
+		return
+	}
 	speed := p.speed(c)
 	burst := max(speed*quantum.Seconds(), quantumFloor)
 	p.credit = min(p.credit+speed*(n.now-p.last).Seconds(), burst)
@@ -460,7 +465,7 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 	}
 	switch what {
 	case current:
-		from = split
+		from = max(split, int(max(p.oldest, p.base)-p.base))
 		if p.inOrder {
 			from = to
 		}
@@ -493,8 +498,8 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 			p.asked = true
 		}
 	}
-	if what == current {
-		p.oldest = p.base + block.Number(to)
+	if what == current && !p.inOrder {
+		p.oldest = p.base + block.Number(max(from, to))
 		for i := from; i < to; i++ {
 			if d := &p.owed[i]; d.want&^d.asked != 0 || d.manifest&(manifestWanted|manifestAsked) == manifestWanted {
 				p.oldest = p.base + block.Number(i)
@@ -508,6 +513,9 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 	p.shrink(c)
 	if p.pending > 0 {
 		wait := time.Duration((burst*quantumFill - p.credit) / speed * float64(time.Second))
+		if p.credit <= 0 {
+			p.rest = n.now + wait
+		}
 		n.pumpAt = min(n.pumpAt, n.now+max(wait, n.wait(p), time.Millisecond))
 	}
 }
