@@ -70,6 +70,7 @@ type Channel struct {
 	cameAt      Time          // when something last came of a feed
 	clockBase   time.Duration // what our clock is ahead of the source's, as the feeds show
 	waitUntil   Time          // no feeds are asked for before: there is no room
+	tryBy       Time          // they are asked for then, room or no room
 	hungry      time.Duration // for how long too few feeds have been live, of late
 	looked      Time          // when that was last counted
 	waits       int           // times in a row that we gave up

@@ -225,7 +225,7 @@ func (c *Channel) mingle() {
 			c.namePeers(nb, 4)
 		}
 	}
-	if n.now >= c.seekAt {
+	if n.now >= c.seekAt && n.now >= c.waitUntil {
 		c.seekAt = n.now + 500*time.Millisecond
 		c.seek()
 	}

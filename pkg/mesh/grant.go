@@ -51,7 +51,7 @@ const (
 	// its uplink every holdEvery, up to holdMost of it: what its children lose
 	// has to be sent again. It goes back as slowly as holdBack in that time
 	// where little waits.
-	holdSome  = 0.5
+	holdSome  = 0.75
 	holdLess  = 0.2
 	holdEvery = time.Second
 	holdMost  = 0.12

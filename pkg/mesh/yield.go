@@ -10,13 +10,15 @@ const (
 	// yieldAfter is how long who contributes nothing tries to live on too few
 	// feeds, yieldStream more for every stream of uplink, of which yieldMost
 	// count.
-	yieldAfter  = 4 * time.Second
-	yieldStream = 2500 * time.Millisecond
+	yieldAfter  = 2500 * time.Millisecond
+	yieldStream = 1500 * time.Millisecond
 	yieldMost   = 4.0
 	// waitFirst is how long it waits then, if it contributes nothing; it
 	// grows fourfold up to waitMost.
-	waitFirst = 8 * time.Second
+	waitFirst = 3 * time.Second
 	waitMost  = time.Minute
+	// maxWaits times that it waits at most where nobody says that he has room.
+	maxWaits = 2
 	// patient is how long a newcomer counts nothing: in a crowd all starve at
 	// first.
 	patient = 8 * time.Second
@@ -33,10 +35,18 @@ func (c *Channel) yield() {
 	if c.source || !n.exchanges() || c.group.listening {
 		return
 	}
-	if n.now < c.waitUntil {
-		if c.waits > 0 && c.roomFor() && n.random.IntN(20) == 0 {
+	streams := 0.0
+	if c.rate > 0 && n.serves() {
+		streams = min(yieldMost, n.capacity()/c.rate)
+	}
+	if c.waits > 0 && n.now < c.waitUntil {
+		if c.roomFor(2) && n.random.IntN(20) == 0 { // others wait too
 			c.waitUntil, c.looked = n.now, n.now
 			c.begunAt = n.now
+		} else if c.waitUntil-n.now <= houseEvery && streams < 1 && n.now < c.tryBy && !c.roomFor(1) {
+			// To try would take from those who play.
+			c.waitUntil += time.Duration(n.random.Int64N(int64(waitFirst)))
+			c.looked, c.begunAt = c.waitUntil, c.waitUntil
 		}
 		return
 	}
@@ -55,10 +65,6 @@ func (c *Channel) yield() {
 	}
 	c.hungry += n.now - c.looked
 	c.looked = n.now
-	streams := 0.0
-	if c.rate > 0 && n.serves() {
-		streams = min(yieldMost, n.capacity()/c.rate)
-	}
 	if c.hungry < yieldAfter+time.Duration(streams*float64(yieldStream)) {
 		return
 	}
@@ -67,7 +73,7 @@ func (c *Channel) yield() {
 	c.waits++
 	n.stats.Waits++
 	c.hungry, c.looked = 0, n.now+wait
-	c.waitUntil = n.now + wait
+	c.waitUntil, c.tryBy = n.now+wait, n.now+maxWaits*wait
 	for i := range c.feeds {
 		if c.feeds[i].from != nil {
 			c.drop(i)
@@ -84,15 +90,15 @@ func (c *Channel) yield() {
 }
 
 // roomFor reports whether those who have delivered say that they have room
-// for us, twice over: others wait too.
-func (c *Channel) roomFor() bool {
+// for so many like us.
+func (c *Channel) roomFor(times int) bool {
 	k := 0
 	for _, nb := range c.neighbours {
 		if nb.delivered && nb.parentable() {
 			k += min(nb.room(), c.wanted/2)
 		}
 	}
-	return k >= 2*c.wanted
+	return k >= times*c.wanted
 }
 
 // giveUp lets go of the blocks that are missing: those who have room need it.
