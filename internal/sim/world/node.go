@@ -3,6 +3,7 @@ package world
 import (
 	"bytes"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
@@ -343,7 +344,7 @@ func (n *node) Send(to netip.AddrPort, head, body []byte) {
 		e.body = append(append(k.slab(len(head)+len(body)), head...), body...)
 	}
 	if k.trace != nil && n.id == w.traced {
-		k.trace.datagram(n, k.now, "to", id, append(append(k.datagram[:0], e.head[:e.headLen]...), e.body...))
+		k.trace.datagram(n, k.now, "to", id, slices.Concat(e.head[:e.headLen], e.body))
 	}
 	size := e.size()
 	if n.peer.cross {
