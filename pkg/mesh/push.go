@@ -72,17 +72,19 @@ type pusher struct {
 	pending   int          // debts that are not empty
 	manifests int          // manifests of current blocks that have not gone out
 
-	behind  bool // still catches up
-	inOrder bool // and gets nothing new before
-	asked   bool // is owed what it requested
-	listed  bool // among the channel's debtors
-	first   bool // has not had more than its share
-	rest    Time // it has had its quantum, and the next goes then
-	credit  float64
-	share   float64 // what it may still be sent before others that had less
-	shared  Time
-	last    Time
-	path    pace.Path
+	start    block.Number // what its picture begins at, and it has asked for
+	starting bool
+	behind   bool // still catches up
+	inOrder  bool // and gets nothing new before
+	asked    bool // is owed what it requested
+	listed   bool // among the channel's debtors
+	first    bool // has not had more than its share
+	rest     Time // it has had its quantum, and the next goes then
+	credit   float64
+	share    float64 // what it may still be sent before others that had less
+	shared   Time
+	last     Time
+	path     pace.Path
 }
 
 // debt is what a child is owed of one block.
@@ -255,6 +257,9 @@ func (p *pusher) subscribe(m *wire.Subscribe, feeds wire.FeedMask) {
 		from = c.oldest
 		if c.rap != wire.NoNumber {
 			from = max(from, c.rap)
+		}
+		if s := c.slot(from); s == nil || !s.decoded {
+			from = c.next - min(c.next, recent) // there is no beginning here
 		}
 		if s := c.slot(c.next - 1); s != nil && s.b != nil {
 			if start, ok := s.b.Manifest().Start(); ok && start < from {
@@ -477,6 +482,9 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 	case requested:
 		p.asked = false
 	}
+	if what == current && p.starting {
+		c.pumpStart(p)
+	}
 	for i := from; i < to; i++ {
 		if p.credit <= 0 || !n.open(p) {
 			n.heldUp = n.heldUp || what == current && p.credit > 0
@@ -518,6 +526,19 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 		}
 		n.pumpAt = min(n.pumpAt, n.now+max(wait, n.wait(p), time.Millisecond))
 	}
+}
+
+// pumpStart sends the block that a newcomer's picture begins at before what is
+// new: it is nothing to it without.
+func (c *Channel) pumpStart(p *pusher) {
+	i := int(p.start - p.base)
+	if s := c.slot(p.start); p.start >= p.base && i < len(p.owed) && s != nil && s.b != nil && !p.owed[i].empty() {
+		if c.pumpBlock(p, s, &p.owed[i], false); !p.owed[i].empty() {
+			return
+		}
+		p.pending--
+	}
+	p.starting = false
 }
 
 // pumpManifests sends the manifests of current blocks.
@@ -696,6 +717,8 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 		}
 	}
 	switch {
+	case s.number == c.rap && s.decoded && nb.starts(s, want):
+		return
 	case nb.push.mask != 0 && !n.late():
 	case c.group.sending && nb.push.mask == 0:
 		c.group.ask(nb, s, want, m.Manifest, n.now)
@@ -706,6 +729,19 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 		return
 	}
 	nb.resend(s, want, m.Manifest)
+}
+
+// starts owes a newcomer what it asks for of the block that its picture begins
+// at, as if it had been subscribed; false where it has been sent that before.
+func (nb *neighbour) starts(s *slot, want uint64) bool {
+	d := nb.push.debt(s.number)
+	if d == nil || d.sent&want != 0 {
+		return false
+	}
+	d.asked &^= want
+	nb.push.owe(d, want&s.b.Have())
+	nb.push.start, nb.push.starting = s.number, true
+	return true
 }
 
 // resend owes a child shards that it asked for, sent before or not.
