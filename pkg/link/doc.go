@@ -67,7 +67,8 @@ const (
 	helloFirst   = 150 * time.Millisecond // first wait for an ANSWER, doubling
 	helloMost    = 5 * time.Second        // up to this
 	halfOpenLife = 5 * time.Second
-	pingAfter    = time.Second     // sent nothing sealed for so long: PING
+	pingAfter    = time.Second // sent nothing sealed for so long: PING
+	pingGap      = 50 * time.Millisecond
 	deadAfter    = 5 * time.Second // heard nothing for so long: dead
 	probeAfter   = 2 * time.Second // a round-trip time this old rides along with the next datagram
 

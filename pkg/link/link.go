@@ -162,6 +162,15 @@ func (l *Link) SendControl(now Time, messages []byte) error {
 	return nil
 }
 
+// Ping asks for a sign of life: what comes of it sets Heard. A PING that is on
+// its way already will do.
+func (l *Link) Ping(now Time) {
+	if !l.Established() || now-l.pingOn < pingGap && l.pinged > 0 || l.exhausted(now) {
+		return
+	}
+	l.sendMessages(now, nil, true)
+}
+
 // sendMessages seals messages, with a PING if wanted and if there is room.
 func (l *Link) sendMessages(now Time, messages []byte, withPing bool) {
 	if l.finishSent != nil && now-l.finishAt >= burst {

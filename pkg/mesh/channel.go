@@ -67,6 +67,7 @@ type Channel struct {
 	idleAt      Time
 	clockAt     Time
 	silentSince Time          // since when nobody delivers
+	soundedAt   Time          // when children were asked for a sign of life
 	cameAt      Time          // when something last came of a feed
 	clockBase   time.Duration // what our clock is ahead of the source's, as the feeds show
 	waitUntil   Time          // no feeds are asked for before: there is no room

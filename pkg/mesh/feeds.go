@@ -24,11 +24,22 @@ const (
 	// others deliver, besides two blocks; starved the same for one feed.
 	deadParent = 250 * time.Millisecond
 	starved    = 600 * time.Millisecond
+	// hush and a block is how long a parent may say nothing at all, data and
+	// STATE, while others deliver.
+	hush = 80 * time.Millisecond
+	// massGone parents that pause within massTime, and all are asked for a sign
+	// of life; who gives none within a round trip and soundTime is gone.
+	massGone  = 2
+	massTime  = time.Second
+	soundTime = 80 * time.Millisecond
+	pingGap   = 60 * time.Millisecond
 	// grace: when nobody has delivered for so long, it is the source.
 	grace = 400 * time.Millisecond
-	// lullLeast and a block, and it is a lull of the source, for up to lullMost.
+	// lullLeast and a block, and it is a lull of the source, for up to lullMost
+	// or lullLong.
 	lullLeast = 60 * time.Millisecond
 	lullMost  = 600 * time.Millisecond
+	lullLong  = 30 * time.Second
 	// mute is how long a parent may say nothing at all, STATE included,
 	// where there is another to take its place.
 	mute = 800 * time.Millisecond
@@ -155,10 +166,33 @@ func (c *Channel) live() (m wire.FeedMask) {
 
 // streamTime is the clock by which feeds age. It stands still while nobody
 // brings anything, since then it is the source that stands still and no parent,
-// but no longer than lullMost.
+// but no longer than lullMost, or lullLong while parents give signs of life.
 func (c *Channel) streamTime() Time {
 	now := c.node.now
-	return now - min(max(0, now-c.cameAt-c.lull()), lullMost)
+	still := max(0, now-c.cameAt-c.lull())
+	if still > lullMost && !c.attended() {
+		still = lullMost
+	}
+	return now - min(still, lullLong)
+}
+
+// attended reports whether at least half of the parents give signs of life, and
+// nobody says that the channel goes on.
+func (c *Channel) attended() bool {
+	all, heard := 0, 0
+	for _, nb := range c.neighbours {
+		t := nb.theirs
+		if t.Run > c.run || t.Run == c.run && t.Newest != wire.NoNumber && beyond(t.Newest, c.next, recent) {
+			return false
+		}
+		if nb.asked != 0 {
+			all++
+			if t.Run == c.run && nb.silence() < mute {
+				heard++
+			}
+		}
+	}
+	return heard > 0 && 2*heard >= all
 }
 
 // lull is how long nobody brings anything where all is well.
@@ -300,7 +334,7 @@ func (c *Channel) holdings() (h wire.Holdings) {
 func (nb *neighbour) parentable() bool {
 	now := nb.ch.node.now
 	return nb.joined && nb.serves && nb.denied == 0 && nb.paused == 0 && nb.peer.link.Established() &&
-		now >= nb.notBefore && (nb.empty < emptyGrants || now >= nb.distrust) && nb.silence() < mute
+		now >= nb.notBefore && (nb.empty < emptyGrants || now >= nb.distrust) && nb.silence() < mute && !nb.unsound()
 }
 
 // offers reports whether nb can push feed i to us: it is live there, and not
@@ -488,6 +522,9 @@ func (c *Channel) playing() bool {
 // take asks nb for feed i: to take over, if there is a parent.
 func (c *Channel) take(i int, nb *neighbour) {
 	if f := &c.feeds[i]; f.from != nil {
+		if f.next != nil {
+			f.next.change()
+		}
 		f.next = nb
 	} else {
 		c.begin(f, nb)
@@ -737,7 +774,7 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 		}
 		rest := refusedFor
 		if c.caughtUp && !c.playing() {
-			rest /= 2
+			rest /= 4
 		}
 		nb.notBefore = n.now + rest/2 + time.Duration(n.random.Int64N(int64(rest)))
 		nb.held.Slots = 0
@@ -782,7 +819,7 @@ func (c *Channel) watch() {
 			if n.now-nb.askedAt < nb.rtt()+100*time.Millisecond {
 				break
 			}
-			if nb.peer.link.Heard() < nb.askedAt && nb.silence() > 400*time.Millisecond && c.others(nb) {
+			if (nb.unsound() || nb.peer.link.Heard() < nb.askedAt && nb.silence() > 400*time.Millisecond) && c.others(nb) {
 				// Nothing at all has come since: it may be gone.
 				c.pause(nb)
 			} else if nb.asks >= 3 && c.others(nb) {
@@ -799,6 +836,8 @@ func (c *Channel) watch() {
 			c.leave(nb)
 		case nb.silence() > mute && c.others(nb):
 			c.leave(nb)
+		case nb.paused == 0 && c.hushed(nb, last):
+			c.pause(nb)
 		case nb.paused == 0 && c.silent(nb, last):
 			if !c.others(nb) {
 				// It may have forgotten us, or stand still for a moment.
@@ -848,8 +887,26 @@ func (c *Channel) watch() {
 // its own parents. Nothing is held against it: whoever delivers first, it or
 // they, is the parent then.
 func (c *Channel) pause(nb *neighbour) {
-	nb.paused = max(c.node.now, 1)
+	n := c.node
+	nb.paused = max(n.now, 1)
 	c.reassign = true
+	gone := 0
+	for _, o := range c.neighbours {
+		if o.paused != 0 && n.now-o.paused < massTime {
+			gone++
+		}
+	}
+	if gone < massGone || c.soundedAt != 0 && n.now-c.soundedAt < massTime {
+		return
+	}
+	// Many at once: others that we might ask may be gone as well, and children,
+	// which keep room from those who are not.
+	c.soundedAt = n.now
+	for _, o := range c.neighbours {
+		if o.silence() > pingGap {
+			o.peer.link.Ping(n.now)
+		}
+	}
 }
 
 // goesOn ends the pause of a neighbour that delivers again, or is heard and has
@@ -867,6 +924,13 @@ func (c *Channel) goesOn(nb *neighbour, m wire.FeedMask) {
 			f.next = nil
 		}
 	}
+}
+
+// hushed reports whether nb, who pushes to us, says nothing at all any more
+// while others go on: to ask them early costs little.
+func (c *Channel) hushed(nb *neighbour, last Time) bool {
+	limit := hush + c.blockTime() + nb.half()
+	return nb.lastGood != 0 && nb.lastGood >= nb.grantedAt && nb.silence() > limit && last-nb.lastGood > limit && c.others(nb)
 }
 
 // silence is how long nb has said nothing at all while we listened.

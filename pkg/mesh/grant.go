@@ -66,7 +66,7 @@ const (
 	silentChild = 650 * time.Millisecond
 	// silentRoot is the same at the source: its children say more often that
 	// they are there (stateRoot).
-	silentRoot = 450 * time.Millisecond
+	silentRoot = 280 * time.Millisecond
 )
 
 func (nb *neighbour) onSubscribe(m *wire.Subscribe) {
@@ -808,7 +808,7 @@ func (c *Channel) forgetDead(but *neighbour) (room float64) {
 		silent = silentRoot
 	}
 	for _, nb := range c.neighbours {
-		if nb == but || nb.push.mask == 0 || min(nb.silence(), n.now-nb.push.since) <= silent+nb.half() {
+		if nb == but || nb.push.mask == 0 || min(nb.silence(), n.now-nb.push.since) <= silent+nb.half() && !nb.unsound() {
 			continue
 		}
 		room += c.cost(nb.kept())
@@ -817,16 +817,50 @@ func (c *Channel) forgetDead(but *neighbour) (room float64) {
 	}
 	if room > 0 {
 		c.countChildren()
+		c.offerVacant(but)
 	}
 	return room
+}
+
+// unsound reports whether nb has given no sign of life when it was asked.
+func (nb *neighbour) unsound() bool {
+	c := nb.ch
+	at := c.soundedAt
+	return at != 0 && c.node.now-at < massTime && c.node.now-at > nb.rtt()+soundTime && max(nb.peer.link.Heard(), nb.push.since, c.node.woke) < at-pingGap
+}
+
+// offerVacant tells the children of a source, but one, of stripes that nobody
+// has any more, each of others: what hangs on them waits for it.
+func (c *Channel) offerVacant(but *neighbour) {
+	if !c.source || !c.node.exchanges() {
+		return
+	}
+	var offered wire.FeedMask
+	for _, nb := range c.neighbours {
+		if nb == but || nb.push.mask == 0 || nb.rests() || nb.silence() > silentRoot {
+			continue
+		}
+		m := nb.subscribed(nb.push.mask, nb.reason)
+		c.offerRoots(nb, offered, &m)
+		if m.Redirect > 0 {
+			offered |= m.Redirects[0].Feeds
+			nb.peer.tell(m.Append)
+		}
+	}
 }
 
 // follow goes where a redirect of by points; lost are feeds that by pushed to
 // us until now.
 func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds, lost wire.FeedMask) {
 	n := c.node
-	feeds &^= c.taken() &^ c.needy()
-	if feeds != 0 && (!to.IsValid() || to.Addr().IsUnspecified()) {
+	ours := !to.IsValid() || to.Addr().IsUnspecified()
+	for i := range c.feeds {
+		// What the source offers itself is better than whoever was asked.
+		if f := &c.feeds[i]; f.from != nil && (f.from.paused == 0 || f.next != nil && !(ours && by.hopOn(i) == 0 && f.next != by)) {
+			feeds &^= 1 << i
+		}
+	}
+	if feeds != 0 && ours {
 		for i := range block.Stripes {
 			if feeds.Has(i) && by.offers(i) {
 				c.take(i, by)

@@ -208,7 +208,7 @@ const (
 	helloGap      = 8 * time.Millisecond
 	helloGapSlow  = 40 * time.Millisecond
 	stateEvery    = 500 * time.Millisecond
-	stateRoot     = 200 * time.Millisecond // to the source that pushes to us
+	stateRoot     = 120 * time.Millisecond // to the source that pushes to us
 	stateGather   = 20 * time.Millisecond  // changes that are told together
 	stateAgain    = 200 * time.Millisecond // and once more to who has nothing and does not ask
 	stateRate     = 6                      // changes told to one neighbour a second

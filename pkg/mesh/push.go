@@ -717,7 +717,7 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 		}
 	}
 	switch {
-	case s.number == c.rap && s.decoded && nb.starts(s, want):
+	case want != 0 && s.number == c.rap && s.decoded && nb.starts(s, want, m.Manifest):
 		return
 	case nb.push.mask != 0 && !n.late():
 	case c.group.sending && nb.push.mask == 0:
@@ -733,10 +733,13 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 
 // starts owes a newcomer what it asks for of the block that its picture begins
 // at, as if it had been subscribed; false where it has been sent that before.
-func (nb *neighbour) starts(s *slot, want uint64) bool {
+func (nb *neighbour) starts(s *slot, want uint64, manifest bool) bool {
 	d := nb.push.debt(s.number)
 	if d == nil || d.sent&want != 0 {
 		return false
+	}
+	if manifest && d.manifest&manifestWanted == 0 {
+		nb.push.oweManifest(d, manifestWanted)
 	}
 	d.asked &^= want
 	nb.push.owe(d, want&s.b.Have())
