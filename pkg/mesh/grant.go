@@ -406,7 +406,8 @@ const heirTime = time.Second
 // nobody where the channel is a large one.
 const (
 	expectTimes = 2
-	// expectTold is the same for who was told what he may send, up to that.
+	// expectTold is the same for who was told what he may send, up to that, and
+	// the most for who was told what to believe.
 	expectTold = 8
 )
 
@@ -419,11 +420,11 @@ func (c *Channel) expect() {
 	} else {
 		n.bucket.Step(pace.Rate(whole)) // whoever asks wants all
 	}
-	times := float64(expectTimes)
-	if n.cfg.Upload > 0 {
-		times = expectTold
+	first := expectTold * whole
+	if n.cfg.Upload < 0 || n.cfg.Uplink > 0 && n.cfg.Uplink < n.cfg.Upload {
+		first = max(expectTimes*whole, min(first, float64(n.cfg.Uplink)/8)) // the cap says nothing
 	}
-	n.bucket.Expect(pace.Rate(times * whole))
+	n.bucket.Expect(pace.Rate(first))
 }
 
 // shed takes feeds back when more was promised than the uplink turns out to

@@ -18,6 +18,8 @@ const (
 	lieTime     = 5 * time.Second
 	lieDoubles  = 5
 	suspectTime = 10 * time.Minute
+	// betrayedTime is for how long one is careful after a promise was broken.
+	betrayedTime = 20 * time.Second
 	// maxExcuses is how often a child may refuse what it says that it has.
 	maxExcuses = 3
 	// maxLiars bounds the keys that are remembered.
@@ -75,6 +77,17 @@ func (nb *neighbour) lied() {
 		nb.dismiss(nil)
 		c.countChildren()
 	}
+}
+
+// betrayed reports whether somebody promised and did not deliver a moment ago:
+// then all should not hang on one copy of the manifests.
+func (c *Channel) betrayed() bool {
+	for i := range c.liars {
+		if c.node.now-c.liars[i].at < betrayedTime {
+			return true
+		}
+	}
+	return false
 }
 
 // prove tries whether children pass anything on that say they could and have

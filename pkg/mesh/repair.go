@@ -545,7 +545,7 @@ func (c *Channel) setMargin() {
 		spare = 2
 	}
 	c.wanted = min(block.Stripes, c.data()+spare)
-	c.second = c.loss > 0.005 || len(c.liars) > 0
+	c.second = c.loss > 0.005 || c.betrayed()
 	if half := c.loss < 0.003; half != c.half {
 		c.half, c.changed = half, true
 	}

@@ -25,7 +25,7 @@ const trusted BitRate = 50e6
 func ViewerUpload() Upload { return Upload{50e6, 4e6} }
 
 // RelayUpload is ViewerUpload for relays.
-func RelayUpload() Upload { return Upload{1e9, 10e6} }
+func RelayUpload() Upload { return Upload{1e9, 4e6} }
 
 // Set parses s (pflag.Value).
 func (u *Upload) Set(s string) error {

@@ -102,7 +102,7 @@ func (n *node) birth(now Time) {
 	switch {
 	case n.nature == Liar || n.nature == Mute:
 		upload = int64(claim * w.Rate)
-	case n.id != 0 && q.class == 0:
+	case w.Told && n.id != 0 && q.class == 0:
 		upload = 0
 	case w.Told:
 		upload = int64(0.95 * q.uplink)
