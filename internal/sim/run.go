@@ -96,6 +96,7 @@ func parse(args []string, out, errs io.Writer) (*command, error) {
 	share(f, &o.Sleepers, "sleepers", "share that is frozen for 30 s")
 	f.Float64Var(&o.Stalls, "stalls", o.Stalls, "how often in a second every node stands still")
 	f.DurationVar(&o.Stall, "stall", o.Stall, "for how long, in the mean (default 50ms)")
+	f.DurationVar(&o.Freeze, "freeze", o.Freeze, "for how long the source stands still, once")
 	f.DurationVar(&o.Silence, "silence", o.Silence, "how long the source says nothing")
 	f.DurationVar(&o.Grain, "grain", o.Grain, "how exact timers and arrivals are (default 500µs)")
 	f.IntVar(&c.threads, "threads", runtime.GOMAXPROCS(0), "threads")

@@ -41,6 +41,7 @@ var scenarios = []scenario{
 	{name: "move", what: "the address of every third viewer changes in mid-stream", set: func(o *world.Options) { o.Movers = 0.33 }},
 	{name: "sleep", what: "every tenth viewer is frozen for 30 s", set: func(o *world.Options) { o.Sleepers, o.Hold = 0.1, 60*time.Second }},
 	{name: "stalls", what: "every node stands still twice a second, for 50 ms in the mean, as on a machine that is busy with other things", set: func(o *world.Options) { o.Stalls = 2 }},
+	{name: "freeze", what: "the source stands still for 0.4 s", set: func(o *world.Options) { o.Freeze = 400 * time.Millisecond }},
 	{name: "silence", what: "the source says nothing for 5 s", set: func(o *world.Options) { o.Silence = 5 * time.Second }},
 	{name: "cross", what: "half of the viewers share their uplink with other traffic, now and then", set: func(o *world.Options) { o.Cross, o.Hold = 0.5, 60*time.Second }},
 	{name: "sizes", what: "10, 100, 1,000 … up to N peers, as a crowd and growing, with a mean uplink of 2 and 1.5", axis: "peers", log: true, set: func(o *world.Options) { o.Viewers = 10_000 }, vary: sizes},

@@ -142,11 +142,15 @@ type stalls struct {
 
 // next draws the one that begins after t.
 func (s *stalls) next(t Time, o *Options) {
+	if o.Stalls == 0 {
+		s.from, s.to = Never, Never
+		return
+	}
 	s.from = t + Time(s.dice.exp()/o.Stalls*float64(time.Second))
-	s.to = s.from + Time((0.5+s.dice.float())*float64(o.Stall))
+	s.to = s.from + min(Time(s.dice.exp()*float64(o.Stall)), 4*o.Stall)
 }
 
-// over is when something that is due at t can be done; t never goes back by more than the node has done before.
+// over is when something that is due at t can be done.
 func (s *stalls) over(t Time, o *Options) Time {
 	for t >= s.to {
 		s.next(s.to, o)

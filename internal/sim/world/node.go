@@ -94,9 +94,10 @@ func (n *node) birth(now Time) {
 	if q.cross {
 		n.cross = cross{dice: dice(n.dice.next()), at: now, until: now}
 	}
-	if w.Stalls > 0 {
-		n.stalls = stalls{dice: dice(mix(uint64(n.dice)))}
-		n.stalls.next(now, &w.Options)
+	n.stalls = stalls{dice: dice(mix(uint64(n.dice)))}
+	n.stalls.next(now, &w.Options)
+	if n.id == 0 && w.Freeze > 0 {
+		n.stalls.span = span{w.steady + 5*time.Second, w.steady + 5*time.Second + w.Freeze}
 	}
 	upload := int64(-1)
 	switch {
@@ -243,7 +244,7 @@ func (n *node) run(end Time) {
 		if next < len(in) {
 			at = min(at, in[next].at)
 		}
-		if w.Stalls > 0 && at < n.peer.leave {
+		if at < n.peer.leave && at >= n.stalls.from {
 			at = w.coarse(n.stalls.over(at, &w.Options))
 		}
 		if at >= end {

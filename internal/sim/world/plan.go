@@ -108,6 +108,9 @@ type Options struct {
 	// to it waits. Stall is for how long, in the mean (50 ms).
 	Stalls float64       `json:"stalls,omitempty"`
 	Stall  time.Duration `json:"stall,omitempty"`
+	// Freeze is how long the source stands still like that, once, 5 s into the
+	// steady part.
+	Freeze time.Duration `json:"freeze,omitempty"`
 	// Silence is how long the source says nothing, from 5 s into the steady
 	// part on.
 	Silence time.Duration `json:"silence"`
@@ -148,7 +151,7 @@ func (o *Options) defaults() error {
 	case o.Latency < 0 || o.Latency > maxDelay:
 		return fmt.Errorf("the latency must be at most %v", maxDelay)
 	case o.Mean < 0 || o.Source < 0.5 || o.Down < 1 || o.Loss < 0 || o.Loss > 0.9 || o.Growth < 0 || o.Churn < 0 || o.Late < 0 ||
-		o.Queue < 20*time.Millisecond || o.Queue > time.Second || o.Jitter < 0 || o.Jitter > 50*time.Millisecond || o.Stalls < 0 || o.Stall < 0 || o.Stall > time.Second:
+		o.Queue < 20*time.Millisecond || o.Queue > time.Second || o.Jitter < 0 || o.Jitter > 50*time.Millisecond || o.Stalls < 0 || o.Stall < 0 || o.Stall > time.Second || o.Freeze < 0 || o.Freeze > 10*time.Second:
 		return errors.New("an option is out of range")
 	case o.Vanish+o.Polluters+o.Liars+o.Mutes > 1:
 		return errors.New("more vanish or misbehave than there are")

@@ -79,7 +79,7 @@ func TestEventsOfViewers(t *testing.T) {
 func TestColdCrowdSettles(t *testing.T) {
 	r := run(t, Options{Seed: 2, Viewers: 50, Ramp: 5 * time.Second, Settle: 4 * time.Second, Hold: 4 * time.Second, Latency: time.Second, Told: true, Short: true}, 2)
 	t.Logf("in time %.4f, start-up %.2f %.2f", r.InTime, r.StartUpP50, r.StartUpP95)
-	if r.InTime < 0.999 || r.StartUpP50 > 2.8 || r.StartUpP95 > 5 {
+	if r.InTime < 0.999 || r.StartUpP50 > 1.5 || r.StartUpP95 > 4 {
 		t.Errorf("in time %.4f, start-up %.2f s, p95 %.2f", r.InTime, r.StartUpP50, r.StartUpP95)
 	}
 }
@@ -89,7 +89,7 @@ func TestColdCrowdSettles(t *testing.T) {
 func TestRoomOfTheDeadIsGivenAway(t *testing.T) {
 	r := run(t, Options{Seed: 1, Viewers: 50, Ramp: 5 * time.Second, Settle: 8 * time.Second, Hold: 6 * time.Second, Vanish: 0.5, Told: true, Short: true}, 2)
 	t.Logf("lost %.2f, at most %.2f", r.LostMean, r.LostMax)
-	if r.LostMean > 1.2 {
+	if r.LostMean > 0.8 {
 		t.Errorf("%.2f s were lost", r.LostMean)
 	}
 }
@@ -98,7 +98,54 @@ func TestRoomOfTheDeadIsGivenAway(t *testing.T) {
 func TestLateJoiners(t *testing.T) {
 	r := run(t, Options{Seed: 1, Viewers: 40, Ramp: 3 * time.Second, Settle: 5 * time.Second, Hold: 6 * time.Second, Late: 0.3, Told: true, Short: true}, 2)
 	t.Logf("start-up %.2f %.2f", r.LateP50, r.LateP95)
-	if r.LateP50 > 0.9 || r.LateP95 > 2.5 {
+	if r.LateP50 > 0.7 || r.LateP95 > 2 {
 		t.Errorf("start-up %.2f s, p95 %.2f", r.LateP50, r.LateP95)
+	}
+}
+
+// Links that lose nothing, and such that lose 5 %: the targets of the mesh.
+func TestLinksThatLose(t *testing.T) {
+	for _, c := range []struct{ loss, inTime, beyond float64 }{{0, 1, 0.20}, {0.05, 0.9995, 0.32}} {
+		r := run(t, Options{Seed: 1, Viewers: 50, Loss: c.loss, Latency: time.Second, Hold: 10 * time.Second, Told: true, Short: true}, 2)
+		t.Logf("loss %v: in time %.5f, source %.2f, beyond %.3f, delay %.2f %.2f", c.loss, r.InTime, r.Source, r.Beyond, r.DelayP50, r.DelayP99)
+		if r.InTime < c.inTime || r.Beyond > c.beyond || r.Source > 1.75 || r.DelayP50 > 0.4 || r.DelayP99 > 0.8 {
+			t.Errorf("loss %v: in time %.5f, source %.2f, beyond %.3f, delay %.2f s, p99 %.2f", c.loss, r.InTime, r.Source, r.Beyond, r.DelayP50, r.DelayP99)
+		}
+	}
+}
+
+// The source stands still for 0.4 s: nobody is to blame, and nothing else may
+// come of it (6 % of the blocks of that second came in time, and it took three
+// more to mend).
+func TestSourceStandsStill(t *testing.T) {
+	for _, seed := range []uint64{2, 3} {
+		r := run(t, Options{Seed: seed, Viewers: 12, Freeze: 400 * time.Millisecond, Latency: time.Second, Hold: 12 * time.Second, Told: true, Short: true}, 2)
+		t.Logf("seed %d: in time %.4f", seed, r.InTime)
+		if r.InTime < 0.99 {
+			t.Errorf("seed %d: %.4f in time", seed, r.InTime)
+		}
+	}
+}
+
+// Everybody stands still twice a second, as on a machine with other things to
+// do (0.967 in time before).
+func TestEverybodyStandsStill(t *testing.T) {
+	r := run(t, Options{Seed: 2, Viewers: 50, Stalls: 2, Loss: 0.02, Latency: time.Second, Hold: 10 * time.Second, Told: true, Short: true}, 2)
+	t.Logf("in time %.4f, delay %.2f %.2f", r.InTime, r.DelayP50, r.DelayP99)
+	if r.InTime < 0.998 {
+		t.Errorf("%.4f in time", r.InTime)
+	}
+}
+
+// Not enough for all: some are served, whole, and the others wait instead of
+// starving everybody (nobody was served before).
+func TestBelowCapacity(t *testing.T) {
+	r := run(t, Options{Seed: 1, Viewers: 60, Mean: 1, Settle: 40 * time.Second, Hold: 20 * time.Second, Told: true, Short: true}, 2)
+	t.Logf("served %.3f, in time %.3f", r.Served, r.InTime)
+	if r.Served < 0.4 {
+		t.Errorf("%.3f of the viewers were served", r.Served)
+	}
+	if len(r.Classes) == 5 && (r.Classes[4].Served < 1 || r.Classes[3].Served < 0.9) {
+		t.Errorf("who gives most is not served: %+v", r.Classes)
 	}
 }
