@@ -852,6 +852,9 @@ func (c *Channel) watch() {
 				}
 			}
 			if still || m&nb.held.Live == 0 {
+				if nb.empty >= emptyGrants {
+					nb.fail() // that is no accident
+				}
 				c.pause(nb)
 				break
 			}

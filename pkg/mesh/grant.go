@@ -46,11 +46,11 @@ const (
 	shedSlack  = 0.5
 	shedAfter  = 500 * time.Millisecond
 	shedAtOnce = 4
-	// A source that has to let things wait for more than holdSome of the time,
-	// though it has promised no more than it may, holds back a stripe more of
-	// its uplink every holdEvery, up to holdMost of it: what its children lose
-	// has to be sent again. It goes back as slowly as holdBack in that time
-	// where little waits.
+	// Who has to let things wait for more than holdSome of the time, though he
+	// has promised no more than he may, holds back a stripe more of his uplink
+	// every holdEvery, up to holdMost of it: requests and control need it. It
+	// goes back by holdBack of a stripe in that time where less than holdLess
+	// waits.
 	holdSome  = 0.75
 	holdLess  = 0.2
 	holdEvery = time.Second
@@ -405,7 +405,11 @@ const heirTime = time.Second
 // anything is known: who has less finds out soon, and who believes less serves
 // nobody where the channel is a large one.
 const (
-	expectTimes = 2
+	expectTimes = 0.5
+	// expectAlone is the same at the source, on which all depends, and where
+	// there are few to share the work after aloneTime.
+	expectAlone = 2
+	aloneTime   = 2 * time.Second
 	// expectTold is the same for who was told what he may send, up to that, and
 	// the most for who was told what to believe.
 	expectTold = 8
@@ -420,9 +424,12 @@ func (c *Channel) expect() {
 	} else {
 		n.bucket.Step(pace.Rate(whole)) // whoever asks wants all
 	}
-	first := expectTold * whole
+	first, times := expectTold*whole, expectTimes
+	if c.source || !n.exchanges() || c.servers() <= 1 || n.now-c.begunAt > aloneTime && c.servers() <= smallSwarm {
+		times = expectAlone
+	}
 	if n.cfg.Upload < 0 || n.cfg.Uplink > 0 && n.cfg.Uplink < n.cfg.Upload {
-		first = max(expectTimes*whole, min(first, float64(n.cfg.Uplink)/8)) // the cap says nothing
+		first = max(times*whole, min(first, float64(n.cfg.Uplink)/8)) // the cap says nothing
 	}
 	n.bucket.Expect(pace.Rate(first))
 }
@@ -480,7 +487,7 @@ func (c *Channel) shed() {
 	}
 }
 
-// holdRepairs finds how much of its uplink a source needs for what nobody was
+// holdRepairs finds how much of the uplink is needed for what nobody was
 // promised.
 func (c *Channel) holdRepairs() {
 	n := c.node

@@ -717,7 +717,7 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 		}
 	}
 	switch {
-	case want != 0 && s.number == c.rap && s.decoded && nb.starts(s, want, m.Manifest):
+	case want != 0 && s.number == c.rap && s.decoded && (nb.push.mask != 0 || n.exchanges() && !c.group.sending) && nb.starts(s, want, m.Manifest):
 		return
 	case nb.push.mask != 0 && !n.late():
 	case c.group.sending && nb.push.mask == 0:

@@ -285,11 +285,11 @@ func (c *Channel) ask(s *slot) bool {
 		data &^= want
 		need -= bits.OnesCount64(want)
 		m := wire.Request{Channel: c.tag, Name: block.Name{Run: c.run, Number: s.number}, Manifest: s.b == nil && (k == 0 || s.tries > 1), Shards: want}
-		if c.hungers() {
-			c.asks.credit -= float64(bits.OnesCount64(want))
-		} else {
-			c.asks.credit -= float64(bits.OnesCount64(want &^ s.asked))
+		paid := want
+		if !c.hungers() {
+			paid &^= s.asked
 		}
+		c.asks.credit -= float64(bits.OnesCount64(paid))
 		s.asked |= want
 		n.stats.Requests++
 		sv.unanswered = min(sv.unanswered, 254) + 1

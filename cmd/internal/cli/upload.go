@@ -22,7 +22,7 @@ const trusted BitRate = 50e6
 
 // ViewerUpload and RelayUpload are the defaults: who watches gives a share of
 // a good home uplink, who relays came to give.
-func ViewerUpload() Upload { return Upload{50e6, 4e6} }
+func ViewerUpload() Upload { return Upload{50e6, 1e6} }
 
 // RelayUpload is ViewerUpload for relays.
 func RelayUpload() Upload { return Upload{1e9, 4e6} }

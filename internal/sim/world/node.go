@@ -77,6 +77,9 @@ const (
 	maxDelay = 6 * time.Second
 	// askOn is how much longer than it is in time a block is asked for.
 	askOn = 200 * time.Millisecond
+	// viewerFirst and sourceFirst are what is believed of an uplink at first, in
+	// bit/s: the defaults of watch and relay.
+	viewerFirst, sourceFirst = 1e6, 4e6
 	// backlog is how long before it joined a viewer's blocks may be from.
 	backlog = 10 * time.Second
 )
@@ -108,7 +111,14 @@ func (n *node) birth(now Time) {
 	case w.Told:
 		upload = int64(0.95 * q.uplink)
 	}
+	first := int64(0)
+	if upload < 0 { // as relay and watch believe
+		if first = viewerFirst; n.id == 0 {
+			first = sourceFirst
+		}
+	}
 	cfg := mesh.Config{
+		Uplink: first,
 		// Clocks are wrong by up to a second.
 		Start:  epoch.Add(now + Time((n.dice.float()-0.5)*float64(2*time.Second))),
 		Random: &random,
