@@ -16,12 +16,13 @@ type neighbour struct {
 	dialled bool // we asked for it
 	since   Time // when it became one
 
-	rxTag  wire.Tag // before what they send us
-	txTag  wire.Tag // before what we send them; 0 not known yet
-	joined bool     // both sides know each other's tag
-	joinAt Time     // when JOIN was last sent
-	denied uint8    // JOINs answered with "unknown" or "full"
-	theirs wire.Progress
+	rxTag   wire.Tag // before what they send us
+	txTag   wire.Tag // before what we send them; 0 not known yet
+	joined  bool     // both sides know each other's tag
+	joinAt  Time     // when JOIN was last sent
+	denied  uint8    // JOINs answered with "unknown" or "full"
+	unknown bool     // the last one with "unknown"
+	theirs  wire.Progress
 
 	serves bool          // it passes on to others
 	held   wire.Holdings // what it can push, as it says
@@ -155,8 +156,8 @@ type askOnce struct {
 }
 
 const (
-	// deniedFirst after a JOIN was denied another is sent; it doubles up to
-	// deniedMost.
+	// deniedFirst after a JOIN was denied another is sent; where there was no
+	// room it doubles up to deniedMost.
 	deniedFirst = 500 * time.Millisecond
 	deniedMost  = 30 * time.Second
 	// initialLoss is taken for the loss before any is known.
@@ -499,10 +500,14 @@ func (n *Node) onJoin(p *peer, m *wire.Join) {
 }
 
 // deniedFor is how long who had no room for us, or did not know the channel, is
-// left in peace.
+// left in peace: the one for longer and longer, the other may learn of it any
+// moment.
 func (nb *neighbour) deniedFor() time.Duration {
-	if nb.denied == 0 {
+	switch {
+	case nb.denied == 0:
 		return 0
+	case nb.unknown:
+		return deniedFirst
 	}
 	return min(deniedFirst<<min(nb.denied-1, 8), deniedMost)
 }
@@ -511,7 +516,7 @@ func (nb *neighbour) onJoined(m *wire.Joined) {
 	n, c := nb.ch.node, nb.ch
 	if m.Status != wire.JoinOK || m.Tag&wire.TagBit == 0 {
 		kind := EventUnknown
-		if m.Status == wire.JoinFull {
+		if nb.unknown = m.Status != wire.JoinFull; !nb.unknown {
 			kind = EventFull
 		}
 		if nb.denied == 0 {

@@ -172,7 +172,8 @@ func (p *pusher) wanted(b *block.Manifest) uint64 {
 	return w
 }
 
-// debt returns what is owed of a block, nil if that is out of range.
+// debt returns what is owed of a block, for more to be owed; nil if that is out
+// of range.
 func (p *pusher) debt(number block.Number) *debt {
 	if len(p.owed) == 0 {
 		p.base = number
@@ -191,6 +192,7 @@ func (p *pusher) debt(number block.Number) *debt {
 	if i >= window {
 		return nil
 	}
+	p.oldest = min(p.oldest, number)
 	for len(p.owed) <= i {
 		p.owed = append(p.owed, debt{})
 	}
@@ -301,7 +303,6 @@ func (p *pusher) enlist(s *slot, have uint64, feeds wire.FeedMask) {
 	have &= p.wanted(s.b.Manifest()) &^ d.sent
 	d.asked &^= have
 	p.owe(d, have)
-	p.oldest = min(p.oldest, s.number)
 	p.offered = max(p.offered, s.number+1)
 }
 
@@ -522,7 +523,7 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 	if p.pending > 0 {
 		wait := time.Duration((burst*quantumFill - p.credit) / speed * float64(time.Second))
 		if p.credit <= 0 {
-			p.rest = n.now + wait
+			p.rest = n.now + min(wait, quantum) // no longer: the pace may change
 		}
 		n.pumpAt = min(n.pumpAt, n.now+max(wait, n.wait(p), time.Millisecond))
 	}
