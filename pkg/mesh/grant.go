@@ -411,7 +411,8 @@ const (
 	expectAlone = 2
 	aloneTime   = 2 * time.Second
 	// expectTold is the same for who was told what he may send, up to that, and
-	// the most for who was told what to believe.
+	// without peer exchange, where whoever asks goes nowhere else; and the most
+	// for who was told what to believe.
 	expectTold = 8
 )
 
@@ -425,10 +426,10 @@ func (c *Channel) expect() {
 		n.bucket.Step(pace.Rate(whole)) // whoever asks wants all
 	}
 	first, times := expectTold*whole, expectTimes
-	if c.source || !n.exchanges() || c.servers() <= 1 || n.now-c.begunAt > aloneTime && c.servers() <= smallSwarm {
+	if c.source || c.servers() <= 1 || n.now-c.begunAt > aloneTime && c.servers() <= smallSwarm {
 		times = expectAlone
 	}
-	if n.cfg.Upload < 0 || n.cfg.Uplink > 0 && n.cfg.Uplink < n.cfg.Upload {
+	if n.exchanges() && (n.cfg.Upload < 0 || n.cfg.Uplink > 0 && n.cfg.Uplink < n.cfg.Upload) {
 		first = max(times*whole, min(first, float64(n.cfg.Uplink)/8)) // the cap says nothing
 	}
 	n.bucket.Expect(pace.Rate(first))
