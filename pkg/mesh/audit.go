@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
-	"github.com/sixcast/sixcast/pkg/link"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
@@ -23,10 +22,10 @@ const (
 	verdicts   = 4
 	auditAgain = 20 * time.Second
 	// restTime is how long a root that does not pass on gets nothing; it
-	// grows eightfold each time, and is remembered of maxRested keys.
+	// grows eightfold each time, up to restMost doublings.
 	restTime  = 20 * time.Second
-	maxRested = 256
 	restShift = 3
+	restMost  = 9
 	// maxTrials bounds how many audits a node carries out at once.
 	maxTrials = 3
 )
@@ -44,13 +43,6 @@ type order struct {
 	auditor, root *neighbour
 	feed          uint8
 	at            Time
-}
-
-// rest is a root's key that gets nothing for a while.
-type rest struct {
-	key   link.PublicKey
-	until Time
-	times uint8
 }
 
 // trial is an audit that this node carries out.
@@ -159,29 +151,14 @@ func (c *Channel) condemn(nb *neighbour) {
 	nb.reason = wire.GrantFull
 	m := nb.subscribed(0, wire.GrantFull)
 	nb.peer.tell(m.Append)
-	key := nb.peer.link.Peer()
-	for i := range c.rests {
-		if r := &c.rests[i]; r.key == key {
-			r.until = n.now + restTime<<min(restShift*r.times, 9)
-			r.times++
-			return
-		}
-	}
-	if len(c.rests) >= maxRested {
-		c.rests = append(c.rests[:0], c.rests[1:]...)
-	}
-	c.rests = append(c.rests, rest{key, n.now + restTime, 1})
+	c.hoarders.note(nb)
 }
 
 // rests reports whether nb gets nothing because it passed nothing on.
 func (nb *neighbour) rests() bool {
-	key := nb.peer.link.Peer()
-	for i := range nb.ch.rests {
-		if r := &nb.ch.rests[i]; r.key == key {
-			return nb.ch.node.now < r.until
-		}
-	}
-	return false
+	c := nb.ch
+	o := c.hoarders.of(nb)
+	return o != nil && c.node.now < o.at+restTime<<min(restShift*(o.times-1), restMost)
 }
 
 // onAudit tries whether somebody passes a feed on.

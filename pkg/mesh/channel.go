@@ -39,12 +39,12 @@ type Channel struct {
 	children    wire.FeedMask    // feeds that somebody takes from us
 	waiting     float64          // share of the time that what is promised has to wait, of late
 	orders      []order          // audits that we have ordered
-	rests       []rest           // roots that passed nothing on
-	liars       []liar           // keys that promised and did not deliver
+	hoarders    offences         // roots that passed nothing on
+	liars       offences         // who promised and did not deliver
 	trials      []trial          // audits that we carry out
 	auditAt     Time
 	proveAt     Time
-	heldBack    float64          // of a source's uplink for repairs, bytes a second
+	heldBack    float64          // of the uplink for repairs and control, bytes a second
 	holdAt      Time             // when to look at that again
 	vacated     [wire.Feeds]Time // when somebody last gave a feed back that nobody else has
 	overSince   Time             // since when more is promised than we can send
@@ -66,8 +66,8 @@ type Channel struct {
 	seekAt      Time
 	idleAt      Time
 	clockAt     Time
-	silentSince Time          // since when nobody delivers
-	soundedAt   Time          // when children were asked for a sign of life
+	silentSince Time          // nobody is blamed for what he did not bring before
+	soundedAt   Time          // when all were asked for a sign of life
 	cameAt      Time          // when something last came of a feed
 	clockBase   time.Duration // what our clock is ahead of the source's, as the feeds show
 	waitUntil   Time          // no feeds are asked for before: there is no room

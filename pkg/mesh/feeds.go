@@ -203,26 +203,26 @@ func (c *Channel) lull() time.Duration { return lullLeast + c.blockTime() }
 func (c *Channel) wakes() {
 	now := c.node.now
 	if over := now - c.streamTime(); over > 0 {
-		c.silentSince = now
-		for i := range c.feeds {
-			if f := &c.feeds[i]; f.heard != 0 {
-				f.heard += over
-			}
-		}
+		c.excuse(over)
 	}
 	c.cameAt = now
 }
 
-// overslept keeps a pause of our own from counting as one of others.
-func (c *Channel) overslept(gap time.Duration) {
-	now := c.node.now + gap
-	c.silentSince = now
+// overslept keeps a pause of our own, which ends now, from counting as one of
+// others.
+func (c *Channel) overslept(pause time.Duration) {
+	c.excuse(pause)
 	if c.cameAt != 0 {
-		c.cameAt += gap
+		c.cameAt += pause
 	}
+}
+
+// excuse makes all feeds as young as they were before a pause that ends now.
+func (c *Channel) excuse(pause time.Duration) {
+	c.silentSince = c.node.now
 	for i := range c.feeds {
 		if f := &c.feeds[i]; f.heard != 0 {
-			f.heard += gap
+			f.heard += pause
 		}
 	}
 }

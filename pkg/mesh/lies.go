@@ -4,26 +4,21 @@ import (
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
-	"github.com/sixcast/sixcast/pkg/link"
 )
 
 // Who promised feeds, went on to call them live, and pushed nothing: it is
 // asked no more for a while, its claims count for nothing, and what it takes
-// goes to others first (docs/protocol.md section 6.1). The key is remembered,
-// so that hanging up and coming back helps nobody.
+// goes to others first (docs/protocol.md section 6.6).
 
 const (
-	// lieTime is how long a liar is no parent; it doubles up to lieDoubles
-	// times. For suspectTime, or until it delivers, it is served last.
+	// lieTime is how long a liar is no parent; it doubles each time. For
+	// suspectTime, or until it delivers, it is served last.
 	lieTime     = 5 * time.Second
-	lieDoubles  = 5
 	suspectTime = 10 * time.Minute
 	// betrayedTime is for how long one is careful after a promise was broken.
 	betrayedTime = 20 * time.Second
 	// maxExcuses is how often a child may refuse what it says that it has.
 	maxExcuses = 3
-	// maxLiars bounds the keys that are remembered.
-	maxLiars = 256
 	// unanswered requests in a row, and a neighbour that is no parent is asked
 	// nothing for unansweredTime.
 	unanswered     = 3
@@ -34,45 +29,13 @@ const (
 	proveAgain = 5 * time.Second
 )
 
-// liar is the key of a peer that promised and did not deliver.
-type liar struct {
-	key   link.PublicKey
-	at    Time
-	times uint8
-}
-
-// lie returns what is remembered of nb, nil if nothing is.
-func (nb *neighbour) lie() *liar {
-	c := nb.ch
-	if len(c.liars) == 0 {
-		return nil
-	}
-	key := nb.peer.link.Peer()
-	for i := range c.liars {
-		if c.liars[i].key == key {
-			return &c.liars[i]
-		}
-	}
-	return nil
-}
-
 // lied remembers that nb promised and brought nothing.
 func (nb *neighbour) lied() {
 	c := nb.ch
 	c.node.stats.Lies++
-	l := nb.lie()
-	if l == nil {
-		if len(c.liars) >= maxLiars {
-			c.liars = append(c.liars[:0], c.liars[1:]...)
-		}
-		c.liars = append(c.liars, liar{key: nb.peer.link.Peer()})
-		l = &c.liars[len(c.liars)-1]
-	}
-	l.at = c.node.now
-	l.times = min(l.times+1, lieDoubles+1)
-	nb.shady = c.node.now + suspectTime
+	c.liars.note(nb)
+	nb.recall()
 	c.hungry = 0 // it is not for want of room that we have too little
-	nb.notBefore = max(nb.notBefore, c.node.now+lieTime<<(l.times-1))
 	if nb.push.mask != 0 && !c.source && c.node.exchanges() {
 		nb.dismiss(nil)
 		c.countChildren()
@@ -121,9 +84,9 @@ func (c *Channel) prove() {
 	}
 }
 
-// recall tells a new neighbour's past from its key.
+// recall tells a neighbour's past from its key.
 func (nb *neighbour) recall() {
-	if l := nb.lie(); l != nil {
+	if l := nb.ch.liars.of(nb); l != nil {
 		nb.shady = l.at + suspectTime
 		nb.notBefore = max(nb.notBefore, l.at+lieTime<<(l.times-1))
 	}
@@ -132,8 +95,8 @@ func (nb *neighbour) recall() {
 // honest forgets what nb did: it delivers.
 func (nb *neighbour) honest() {
 	nb.shady, nb.excuses = 0, 0
-	if l := nb.lie(); l != nil {
-		c := nb.ch
+	c := nb.ch
+	if l := c.liars.of(nb); l != nil {
 		*l = c.liars[len(c.liars)-1]
 		c.liars = c.liars[:len(c.liars)-1]
 	}

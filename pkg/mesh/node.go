@@ -301,13 +301,14 @@ func (n *Node) channel(tag uint32) *Channel {
 // at sets the clock. Who has stood still heard nobody meanwhile: that is no
 // silence of others.
 func (n *Node) at(now Time) {
-	if gap := now - n.now; gap > overslept && n.houseAt != 0 {
+	pause := now - n.now
+	n.now = now
+	if pause > overslept && n.houseAt != 0 {
 		n.woke = now
 		for _, c := range n.channels {
-			c.overslept(gap)
+			c.overslept(pause)
 		}
 	}
-	n.now = now
 }
 
 // Dial connects to a peer for a channel and keeps trying.

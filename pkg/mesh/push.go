@@ -718,7 +718,7 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 		}
 	}
 	switch {
-	case want != 0 && s.number == c.rap && s.decoded && (nb.push.mask != 0 || n.exchanges() && !c.group.sending) && nb.starts(s, want, m.Manifest):
+	case nb.starts(s, want, m.Manifest):
 		return
 	case nb.push.mask != 0 && !n.late():
 	case c.group.sending && nb.push.mask == 0:
@@ -733,8 +733,13 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 }
 
 // starts owes a newcomer what it asks for of the block that its picture begins
-// at, as if it had been subscribed; false where it has been sent that before.
+// at, as if it had been subscribed; false for anything else, and where it has
+// been sent that before.
 func (nb *neighbour) starts(s *slot, want uint64, manifest bool) bool {
+	c := nb.ch
+	if want == 0 || s.number != c.rap || !s.decoded || nb.push.mask == 0 && (c.group.sending || !c.node.exchanges()) {
+		return false
+	}
 	d := nb.push.debt(s.number)
 	if d == nil || d.sent&want != 0 {
 		return false
