@@ -413,6 +413,34 @@ func TestChildrenComeWhileTheQueueStands(t *testing.T) {
 	want(t, "TCP", tcp, 5, 9)
 }
 
+// Children that come while a queue goes cannot tell how much of it is in their
+// first delays. With the queue as it had been a moment before for that, a third
+// of all paths saw 50 ms that were none, and a source sent a third of what its
+// uplink takes for as long as two minutes.
+func TestChildrenComeWhileTheQueueGoes(t *testing.T) {
+	seeds(t, func(t *testing.T, seed uint64) {
+		w := newWorld(t, seed, 4*mbit, 200*time.Millisecond)
+		s := w.bulk(seed, NoCap, 2, far)
+		var others func()
+		others = func() {
+			w.up.Submit(w.now, 1514)
+			if w.now < 10800*time.Millisecond {
+				w.at(w.now+3*time.Millisecond, others)
+			}
+		}
+		w.at(10*time.Second, others)
+		for i := range 8 {
+			w.at(10500*time.Millisecond+time.Duration(i)*70*time.Millisecond, func() { s.add(seed+uint64(i), far) })
+		}
+		w.trace(time.Second)
+		w.run(30 * time.Second)
+		before, after := s.rate(5*time.Second, 10*time.Second)/mbit, s.rate(16*time.Second, 30*time.Second)/mbit
+		t.Logf("%.2f Mbit/s before, %.2f after, queue %v", before, after, s.up.Queue())
+		want(t, "what is sent then, to what was before,", after/before, 0.9, 1.2)
+		want(t, "the queue that is seen, ms", ms(s.up.Queue()), 0, 10)
+	})
+}
+
 // A longer way is no queue: after some minutes at the latest.
 func TestLongerWay(t *testing.T) {
 	w := newWorld(t, 1, 10*mbit, 300*time.Millisecond)

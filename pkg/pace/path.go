@@ -19,9 +19,9 @@ const (
 	// sampleRing is how many arrivals are remembered.
 	sampleRing = 16
 
-	// standing is how long a queue must not have been empty to be one: a
+	// standingTime is how long a queue must not have been empty to be one: a
 	// burst makes a short one, and a block comes about every 115 ms.
-	standing = 150 * time.Millisecond
+	standingTime = 150 * time.Millisecond
 	// serviceTime is the least time over which delivery is measured, and
 	// serviceMost the most.
 	serviceTime = 200 * time.Millisecond
@@ -43,6 +43,12 @@ const (
 	// or three, leastNow, are compared with those before.
 	leastSlots = 13
 	leastNow   = 3
+
+	// A path that begins in a queue is assumed to have that in its delays, up
+	// to assumedMost, less by assumedFalls µs a second: what was known of the
+	// queue was known a moment later.
+	assumedMost  = 200 * time.Millisecond
+	assumedFalls = 50_000
 
 	// pathTarget is the standing queue on a path, beyond our uplink's, above
 	// which the path's rate comes down.
@@ -80,6 +86,9 @@ type Path struct {
 	known    bool // ref and base are set
 	base     [baseWindows]int64
 	baseAt   Time
+	guessed  bool // the path began in a queue: assumed is taken for its base delay, µs
+	assumed  float64
+	lookedAt Time
 	recent   [sampleRing]sample
 	samples  int
 
@@ -245,12 +254,13 @@ func (p *Path) sample(now Time, k *mark, arrival uint32) bool {
 	owd := arrival - uint32(k.at/time.Microsecond)
 	if !p.known {
 		p.known, p.ref = true, owd
-		// What stands already is in this first delay.
-		first := -int64(min(p.up.queue, 200*time.Millisecond) / time.Microsecond)
 		for i := range p.base {
-			p.base[i] = first
+			p.base[i] = unknown
 		}
 		p.baseAt = now
+		// What stands already is in this first delay.
+		p.assumed = -float64(min(p.up.queue, assumedMost) / time.Microsecond)
+		p.guessed, p.lookedAt = p.assumed < 0, now
 		for i := range p.least {
 			p.least[i] = unknown
 		}
@@ -290,9 +300,13 @@ func (p *Path) sample(now Time, k *mark, arrival uint32) bool {
 
 // measure reads the standing queue and delivery off the latest arrivals.
 func (p *Path) measure(now Time) {
-	base := p.base[0]
-	for _, b := range p.base[1:] {
-		base = min(base, b)
+	base := slices.Min(p.base[:])
+	if p.guessed {
+		p.assumed += (now - p.lookedAt).Seconds() * assumedFalls
+		p.lookedAt = now
+		if p.guessed = int64(p.assumed) < base; p.guessed {
+			base = int64(p.assumed)
+		}
 	}
 	last := &p.recent[(p.samples-1)%sampleRing]
 	least := last.owd
@@ -306,7 +320,7 @@ func (p *Path) measure(now Time) {
 		}
 		if !enough {
 			least = min(least, s.owd)
-			enough = span >= standing
+			enough = span >= standingTime
 		}
 		if arrived := last.arrived() - s.arrived(); span >= serviceTime && arrived >= int64(serviceTime/time.Microsecond) {
 			from = s
@@ -397,7 +411,7 @@ func (p *Path) count(now Time, got, sent uint32) {
 
 // excess is the part of the queue that is not our uplink's.
 func (p *Path) excess() time.Duration {
-	if len(p.up.paths) < 2 {
+	if len(p.up.paths) < 2 || p.guessed {
 		return 0
 	}
 	// What others said is a little older or newer.
@@ -456,6 +470,14 @@ func (p *Path) Queue() time.Duration { return p.queue }
 // Loss is the share of datagrams that did not arrive, over the last second or
 // so.
 func (p *Path) Loss() float64 { return p.loss }
+
+// standing is the queue in seconds on a path whose base delay is known.
+func (p *Path) standing() float64 {
+	if p.guessed {
+		return -1
+	}
+	return p.queue.Seconds()
+}
 
 func (p *Path) knownLoss() float64 {
 	if !p.lossKnown {

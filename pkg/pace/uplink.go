@@ -122,6 +122,7 @@ type Uplink struct {
 	rate     Rate    // learnt
 	promise  Rate    // what others may build on
 	starting bool    // no queue met yet
+	measured bool    // by a Train
 	queue    time.Duration
 
 	judged   Time
@@ -187,11 +188,24 @@ func (u *Uplink) Start(r Rate) {
 // Expect raises what is believed before anything is known to what is about to
 // be asked of it.
 func (u *Uplink) Expect(r Rate) {
-	if u.starting && u.met == 0 && r > u.rate {
+	if u.starting && u.met == 0 && !u.measured && r > u.rate {
 		u.rate, u.promise = r, max(u.promise, r)
 		u.bound()
 		u.pace()
 	}
+}
+
+// Measured says what a Train has shown. Until a queue is met the rate grows
+// from there as from any other belief.
+func (u *Uplink) Measured(r Rate) {
+	if !u.starting || u.met != 0 {
+		return
+	}
+	u.measured = true
+	u.rate = max(r, u.most())
+	u.promise = u.rate
+	u.bound()
+	u.pace()
 }
 
 func (u *Uplink) bound() {
@@ -354,7 +368,17 @@ func (u *Uplink) judge(now Time) {
 		dt = judgeEvery
 	}
 
-	queue, ok := u.among(now, stale, third, func(p *Path) float64 { return p.queue.Seconds() })
+	queue, ok := u.among(now, stale, third, (*Path).standing)
+	if !ok {
+		queue, ok = u.among(now, stale, third, func(p *Path) float64 { return p.queue.Seconds() })
+	} else if queue < calm.Seconds() {
+		// Nothing is in the delays of those any more who began in a queue.
+		for _, p := range u.paths {
+			if p.guessed && now-p.measured < stale && p.measured != 0 {
+				p.guessed, p.queue = false, 0
+			}
+		}
+	}
 	if !ok {
 		u.queue = 0
 		u.pace()
