@@ -322,6 +322,8 @@ MESSAGES = {
     0x1A: ("PEERS", "4sB", "channel peers"),  # and peers
     0x1D: ("AUDIT", "4sB16sH", "channel feed addr port"),
     0x1E: ("VERDICT", "4sBB16sH", "channel feed flags addr port"),
+    0x1F: ("TRAIN", "BB", "train index"),  # and padding
+    0x20: ("ARRIVED", "BBI", "train index arrival"),
 }
 FLAGS = {
     "JOIN": ("serves",),

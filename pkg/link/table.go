@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net/netip"
+	"time"
 
 	"github.com/flynn/noise"
 
@@ -65,6 +66,9 @@ type Stats struct {
 
 // Drops is how many datagrams were dropped for a reason.
 func (s *Stats) Drops(r DropReason) uint64 { return s.Dropped[r] }
+
+// SetHelloGap changes Config.HelloGap.
+func (t *Table) SetHelloGap(d time.Duration) { t.cfg.HelloGap = d }
 
 // NewTable makes a table without links.
 func NewTable(cfg Config, owner Owner) *Table {

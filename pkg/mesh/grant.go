@@ -425,11 +425,17 @@ func (c *Channel) expect() {
 	} else {
 		n.bucket.Step(pace.Rate(whole)) // whoever asks wants all
 	}
+	if n.gauge.known {
+		if c.rate > 0 {
+			n.useGauge(whole)
+		}
+		return
+	}
 	first, times := expectTold*whole, expectTimes
 	if c.source || c.servers() <= 1 || n.now-c.begunAt > aloneTime && c.servers() <= smallSwarm {
 		times = expectAlone
 	}
-	if n.exchanges() && (n.cfg.Upload < 0 || n.cfg.Uplink > 0 && n.cfg.Uplink < n.cfg.Upload) {
+	if n.learns() {
 		first = max(times*whole, min(first, float64(n.cfg.Uplink)/8)) // the cap says nothing
 	}
 	n.bucket.Expect(pace.Rate(first))

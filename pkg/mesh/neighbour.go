@@ -308,7 +308,7 @@ func (c *Channel) guess(nb *neighbour) {
 	}
 }
 
-func (n *Node) serves() bool { return n.cfg.Upload != 0 }
+func (n *Node) serves() bool { return n.cfg.Upload != 0 && !n.poor }
 
 func (n *Node) uplink() uint32 {
 	return uint32(min(n.bucket.Capacity()*8/1000, 0xffffffff))
@@ -450,6 +450,18 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 		if nb := p.joinedAs(m.Channel); nb != nil {
 			nb.onRefuse(&m)
 		}
+	case wire.MsgTrain:
+		var m wire.Train
+		if err := m.Decode(body); err != nil {
+			return err
+		}
+		p.onTrain(&m)
+	case wire.MsgArrived:
+		var m wire.Arrived
+		if err := m.Decode(body); err != nil {
+			return err
+		}
+		p.onArrived(&m)
 	case wire.MsgReport:
 		var m wire.Report
 		if err := m.Decode(body); err != nil {

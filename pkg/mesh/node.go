@@ -144,8 +144,10 @@ type Node struct {
 	channels  []*Channel
 	random    *mrand.Rand
 	bucket    bucket // upload cap
-	keptSince Time   // when it last held up nothing that is due: neither a backlog nor what was requested is
-	heldUp    bool   // it does
+	gauge     gauge
+	poor      bool // has too little of an uplink to serve anybody
+	keptSince Time // when it last held up nothing that is due: neither a backlog nor what was requested is
+	heldUp    bool // it does
 	now       Time
 	woke      Time // when we last went on after having stood still
 	pumpAt    Time
@@ -162,12 +164,13 @@ type peer struct {
 	beacon  bool      // dialled because a beacon said so
 	probed  bool      // silent, and dialled anew beside this link
 	joins   allowance // JOINs that are answered
+	trains  allowance // TRAIN that is
 	control []byte    // messages to be sealed at the end of this call
 }
 
 // newPeer is a peer with no link yet; addr is invalid where they dialled us.
 func (n *Node) newPeer(addr netip.AddrPort) *peer {
-	return &peer{node: n, addr: addr, joins: fullAllowance(joinRate, joinBurst)}
+	return &peer{node: n, addr: addr, joins: fullAllowance(joinRate, joinBurst), trains: fullAllowance(arrivedRate, arrivedBurst)}
 }
 
 // Counters count since the start.
@@ -204,8 +207,9 @@ const (
 	// overslept is how late that may be before we have stood still.
 	overslept = houseEvery + 50*time.Millisecond
 	// helloGap is kept between HELLOs, helloGapSlow where there is no uplink
-	// to speak of.
+	// to speak of, helloGapFirst where that is not known yet.
 	helloGap      = 8 * time.Millisecond
+	helloGapFirst = 16 * time.Millisecond
 	helloGapSlow  = 40 * time.Millisecond
 	stateEvery    = 500 * time.Millisecond
 	stateRoot     = 120 * time.Millisecond // to the source that pushes to us
@@ -253,9 +257,13 @@ func New(cfg Config, out Output) *Node {
 	lc := cfg.Link
 	lc.Random = cfg.Random
 	if lc.HelloGap == 0 {
-		lc.HelloGap = helloGap
-		if cfg.Upload == 0 {
+		switch {
+		case cfg.Upload == 0:
 			lc.HelloGap = helloGapSlow
+		case n.learns():
+			lc.HelloGap = helloGapFirst
+		default:
+			lc.HelloGap = helloGap
 		}
 	}
 	n.links = link.NewTable(lc, (*linkSide)(n))
@@ -444,6 +452,7 @@ func (n *Node) finish() {
 	}
 	clear(n.talk)
 	n.talk = n.talk[:0]
+	n.measureUplink()
 	n.pump()
 }
 
@@ -557,6 +566,9 @@ func redialAfter(r wire.ByeReason) time.Duration {
 }
 
 func (n *Node) forget(p *peer) {
+	if n.gauge.with == p {
+		n.gauge.with, n.gauge.sent = nil, 0
+	}
 	delete(n.peers, p.link)
 	for i, q := range n.order {
 		if q == p {

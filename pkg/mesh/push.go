@@ -284,6 +284,9 @@ func (p *pusher) subscribe(m *wire.Subscribe, feeds wire.FeedMask) {
 		}
 		p.enlist(s, s.b.Have()&^s.held&(shards(added, s.b.Manifest())), added)
 	}
+	if c.rap != wire.NoNumber && from <= c.rap {
+		p.start, p.starting = c.rap, true
+	}
 }
 
 // enlist owes a child what it has subscribed of the given shards, and of the

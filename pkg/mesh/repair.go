@@ -30,6 +30,10 @@ const (
 	askTimes        = 0.5
 	askTimesJoining = 1.5
 	askTimesHungry  = 0.1
+	// awaitedTime is how long the block that a newcomer's picture begins at is
+	// asked for at least, awaitedTries how often without ever longer waits.
+	awaitedTime  = 3 * time.Second
+	awaitedTries = 12
 	// distrustTime is how long a parent that failed is the last choice; it
 	// doubles.
 	distrustTime = 10 * time.Second
@@ -86,7 +90,7 @@ func (c *Channel) overdue(f *feed, s *slot, patient bool) Time {
 // the first of them is overdue.
 func (c *Channel) pending(s *slot) (m wire.FeedMask, next Time) {
 	now := c.node.now
-	patient := !s.decoded
+	patient, awaited := !s.decoded, c.awaited(s)
 	next = Never
 	if g := &c.group; g.receiving(now) {
 		t := max(s.last, s.first, g.heardAt) + quiet
@@ -100,7 +104,7 @@ func (c *Channel) pending(s *slot) (m wire.FeedMask, next Time) {
 	}
 	for i := range c.feeds {
 		f := &c.feeds[i]
-		if s.gone.Has(i) || !f.expected(s.number) {
+		if s.gone.Has(i) || !f.expected(s.number) || awaited && !f.granted {
 			continue
 		}
 		t := c.overdue(f, s, patient)
@@ -117,6 +121,15 @@ func (c *Channel) pending(s *slot) (m wire.FeedMask, next Time) {
 // awaited reports whether s is the block that a newcomer's picture begins at.
 func (c *Channel) awaited(s *slot) bool {
 	return !c.pictured && !c.source && s.b != nil && s.b.Manifest().SinceRAP == 0
+}
+
+// patience is how long s is asked for. Without the block that a picture begins
+// at nothing can be played at all: the next such block is seconds away.
+func (c *Channel) patience(s *slot) time.Duration {
+	if c.awaited(s) {
+		return max(c.node.cfg.Patience, awaitedTime)
+	}
+	return c.node.cfg.Patience
 }
 
 // coming is the set of shards that feeds bring of a block: of the one that is
@@ -169,7 +182,7 @@ func (c *Channel) repair() {
 		if s == nil || s.decoded || s.dead {
 			continue
 		}
-		if n.now-s.first > n.cfg.Patience {
+		if n.now-s.first > c.patience(s) {
 			s.dead = true
 			n.stats.BlocksLost++
 			c.advanceLow()
@@ -256,7 +269,8 @@ func (c *Channel) ask(s *slot) bool {
 	}
 	wait := time.Duration(0)
 	budget := c.asking(need)
-	if c.awaited(s) {
+	awaited := c.awaited(s)
+	if awaited {
 		budget = need
 	}
 	if budget == 0 && s.b != nil {
@@ -267,14 +281,14 @@ func (c *Channel) ask(s *slot) bool {
 	for k, sv := range servers {
 		// What its own feeds were to bring, then a part of the rest.
 		take := missing
-		if s.tries == 0 && len(servers) > 1 {
+		if s.tries == 0 && len(servers) > 1 && !awaited {
 			take &= shardsOf(c.feedsOf(sv))
 			if k == len(servers)-1 && need > 0 && bits.OnesCount64(take) < need {
 				take = missing
 			}
 		}
 		most := need
-		if s.tries > 0 || s.b == nil {
+		if s.tries > 0 || s.b == nil || awaited {
 			most = (need + len(servers) - k - 1) / (len(servers) - k)
 		}
 		want := first(take&data, take, most)
@@ -306,7 +320,7 @@ func (c *Channel) ask(s *slot) bool {
 	if s.tries < 255 {
 		s.tries++
 	}
-	if s.tries > 4 || c.hungers() {
+	if (s.tries > 4 || c.hungers()) && !(awaited && s.tries < awaitedTries) {
 		wait = max(wait, s.wait+s.wait/2)
 	}
 	s.wait = min(wait, maxWait)
@@ -379,7 +393,7 @@ func (c *Channel) serversOf(s *slot) []*neighbour {
 		t := nb.theirs
 		return t.Run == c.run && t.Newest != wire.NoNumber && t.Oldest <= s.number && s.number <= t.Newest
 	}
-	start := 0
+	start, awaited := 0, c.awaited(s)
 	if k := len(c.neighbours); k > 0 {
 		start = n.random.IntN(k)
 	}
@@ -397,11 +411,11 @@ func (c *Channel) serversOf(s *slot) []*neighbour {
 			}
 			list = append(list, nb)
 		}
-		if len(list) > 0 && s.tries == 0 {
+		if len(list) > 0 && s.tries == 0 && !awaited {
 			break
 		}
 	}
-	if s.tries > 0 || s.b == nil {
+	if s.tries > 0 || s.b == nil || awaited {
 		list = list[:min(len(list), maxServers)]
 	}
 	c.cands = list

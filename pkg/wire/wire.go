@@ -84,6 +84,8 @@ const (
 	MsgHave        = 0x1c // reserved: catch-up
 	MsgAudit       = 0x1d
 	MsgVerdict     = 0x1e
+	MsgTrain       = 0x1f
+	MsgArrived     = 0x20
 )
 
 var (
@@ -704,6 +706,52 @@ func (m *Verdict) Decode(b []byte) error {
 		return ErrFeed
 	}
 	m.Channel, m.Feed, m.Passes, m.Addr = binary.BigEndian.Uint32(b), b[4], b[5]&1 != 0, decodeAddr(b[6:])
+	return nil
+}
+
+// MaxTrain is how many datagrams a train has at most.
+const MaxTrain = 16
+
+// Train is one datagram of a train: a few of one size, sent at once, to learn
+// from how the narrowest link on their way spreads them what it takes.
+type Train struct {
+	Train uint8 // which one, of those on this link
+	Index uint8 // of the datagram, below MaxTrain
+}
+
+// Append appends m as a message of size bytes, 5 to MaxControl.
+func (m *Train) Append(dst []byte, size int) []byte {
+	dst = append(dst, MsgTrain, byte((size-3)>>8), byte(size-3), m.Train, m.Index)
+	return append(dst, make([]byte, size-5)...)
+}
+
+// Decode reads the body of a TRAIN.
+func (m *Train) Decode(b []byte) error {
+	if len(b) < 2 {
+		return ErrShort
+	}
+	m.Train, m.Index = b[0], b[1]
+	return nil
+}
+
+// Arrived answers each TRAIN.
+type Arrived struct {
+	Train, Index uint8
+	Arrival      uint32 // µs, on the clock of who answers
+}
+
+// Append appends m as a message.
+func (m *Arrived) Append(dst []byte) []byte {
+	dst = append(dst, MsgArrived, 0, 6, m.Train, m.Index)
+	return binary.BigEndian.AppendUint32(dst, m.Arrival)
+}
+
+// Decode reads the body of an ARRIVED.
+func (m *Arrived) Decode(b []byte) error {
+	if len(b) < 6 {
+		return ErrShort
+	}
+	m.Train, m.Index, m.Arrival = b[0], b[1], binary.BigEndian.Uint32(b[2:])
 	return nil
 }
 

@@ -125,11 +125,18 @@ var messages = []struct {
 	{"PEERS", &Peers{Channel: 0xcafebabe}, "1a0005" + "cafebabe" + "00"},
 	{"AUDIT", &Audit{Channel: 0xcafebabe, Feed: FeedManifest, Addr: addr}, "1d0017" + "cafebabe" + "10" + addrHex},
 	{"VERDICT", &Verdict{Channel: 0xcafebabe, Feed: 15, Passes: true, Addr: addr}, "1e0018" + "cafebabe" + "0f" + "01" + addrHex},
+	{"TRAIN", &train{Train{Train: 3, Index: 9}}, "1f0002" + "03" + "09"},
+	{"ARRIVED", &Arrived{Train: 3, Index: 9, Arrival: 0xfffffff0}, "200006" + "03" + "09" + "fffffff0"},
 	{"BEACON", &Beacon{Stripes: 0x3fff, Channel: 0xcafebabe, Run: name.Run, Newest: 300, RAP: 289, Repair: addr},
 		"1201" + "3fff" + "cafebabe" + "0123456789abcdef" + "0000012c" + "00000121" + addrHex},
 	{"BEACON", &Beacon{Stripes: 0xffff, Channel: 0xcafebabe, Run: name.Run, Newest: 300, RAP: NoNumber, Repair: noAddr},
 		"1201" + "ffff" + "cafebabe" + "0123456789abcdef" + "0000012c" + "ffffffff" + noAddrHex},
 }
+
+// train is a TRAIN without padding.
+type train struct{ Train }
+
+func (m *train) Append(dst []byte) []byte { return m.Train.Append(dst, 5) }
 
 type oddBody struct {
 	what, name, hex string
@@ -476,4 +483,17 @@ func FuzzDecode(f *testing.F) {
 			b = rest
 		}
 	})
+}
+
+// A TRAIN fills what it is told to, and reads the same.
+func TestTrainIsPadded(t *testing.T) {
+	m := Train{Train: 7, Index: 2}
+	for _, size := range []int{5, 6, 323, MaxControl} {
+		b := m.Append([]byte{0xaa}, size)
+		typ, body, rest, ok := Next(b[1:])
+		var got Train
+		if len(b) != 1+size || typ != MsgTrain || len(rest) != 0 || !ok || got.Decode(body) != nil || got != m {
+			t.Errorf("%d bytes: %d, type %#x, %+v, %v", size, len(b)-1, typ, got, ok)
+		}
+	}
 }
