@@ -70,7 +70,9 @@ const (
 	pingAfter    = time.Second // sent nothing sealed for so long: PING
 	pingGap      = 50 * time.Millisecond
 	deadAfter    = 5 * time.Second // heard nothing for so long: dead
-	probeAfter   = 2 * time.Second // a round-trip time this old rides along with the next datagram
+	probeAfter   = 5 * time.Second // a round-trip time this old rides along with the next datagram
+	probeFirst   = 2 * time.Second // or this old, for the first probesFirst
+	probesFirst  = 5
 
 	// maxReplies is how many PONGs and ECHOs a second a peer can make us
 	// send: each costs upload that others were promised.

@@ -194,7 +194,13 @@ func (l *Link) exhausted(now Time) bool {
 }
 
 // probeDue reports whether the round-trip time should be measured again.
-func (l *Link) probeDue(now Time) bool { return l.pinged == 0 || now-l.pingOn >= probeAfter }
+func (l *Link) probeDue(now Time) bool {
+	after := probeAfter
+	if l.pinged < probesFirst {
+		after = probeFirst
+	}
+	return l.pinged == 0 || now-l.pingOn >= after
+}
 
 // seal sends plain, which lies in the table's outgoing datagram behind the
 // place of the header.

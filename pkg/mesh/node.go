@@ -363,19 +363,15 @@ func (n *Node) Receive(now Time, from netip.AddrPort, b []byte) {
 	if r.Link == nil {
 		return
 	}
-	p := n.peers[r.Link]
-	if p == nil {
-		return
-	}
-	if r.Messages != nil {
-		n.stats.ControlIn += uint64(len(b))
-		n.control(p, r.Messages)
-		return
-	}
-	if nb, ok := r.Value.(*neighbour); ok && nb != nil && len(r.Bare) > 0 {
+	if nb, ok := r.Value.(*neighbour); ok && len(r.Bare) > 0 {
 		nb.arrivals.Datagram(len(b))
 		nb.lastData = now
 		nb.ch.bare(nb, r.Bare)
+		return
+	}
+	if p := n.peers[r.Link]; p != nil && r.Messages != nil {
+		n.stats.ControlIn += uint64(len(b))
+		n.control(p, r.Messages)
 	}
 }
 

@@ -684,10 +684,13 @@ func (c *Channel) housekeep() {
 		if nb.push.mask == 0 && nb.asked == 0 {
 			every = stateApart
 		}
-		if nb.asked != 0 && nb.hopOn(wire.FeedManifest) == 0 {
-			every = stateRoot
-		}
 		report := nb.arrivals.Due(n.now)
+		switch {
+		case nb.asked != 0 && nb.hopOn(wire.FeedManifest) == 0:
+			every = stateRoot
+		case nb.push.mask == 0 && n.now-nb.arrivals.Reported() < stateEvery+2*houseEvery:
+			every = stateApart // it takes nothing from us, and a REPORT is a sign of life too
+		}
 		// Both in one datagram where it can be.
 		if since := n.now - nb.saidState; since >= every || report && since >= every*2/3 ||
 			nb.push.mask != 0 && nb.push.pending == 0 && n.now-max(nb.push.last, nb.saidState) >= stateIdle {

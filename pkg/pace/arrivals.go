@@ -79,6 +79,9 @@ func (a *Arrivals) Due(now Time) bool {
 	return now-a.reported >= every
 }
 
+// Reported is when a REPORT was last filled.
+func (a *Arrivals) Reported() Time { return a.reported }
+
 // Fresh reports whether there is anything to report.
 func (a *Arrivals) Fresh() bool { return a.fresh }
 
