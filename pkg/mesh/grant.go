@@ -65,8 +65,13 @@ const (
 	// silentChild is the same while somebody is refused what it has.
 	silentChild = 650 * time.Millisecond
 	// silentRoot is the same at the source: its children say more often that
-	// they are there (stateRoot).
-	silentRoot = 280 * time.Millisecond
+	// they are there (stateRoot). One that has not been heard for soundRoot is
+	// asked, and given a round trip and soundRootTime, where more than
+	// lossyWays is lost on the ways to them: one word alone may be, too.
+	silentRoot    = 280 * time.Millisecond
+	soundRoot     = 200 * time.Millisecond
+	soundRootTime = 30 * time.Millisecond
+	lossyWays     = 0.01
 )
 
 func (nb *neighbour) onSubscribe(m *wire.Subscribe) {
@@ -448,7 +453,7 @@ func (c *Channel) shed() {
 	over := n.used(nil) - n.promisable(c)
 	// What counts is whether things have to wait.
 	x := 0.0
-	if n.now-n.keptSince > serveWithin {
+	if n.late() {
 		x = 1
 	}
 	c.waiting += (x - c.waiting) / 16
@@ -806,7 +811,12 @@ func (c *Channel) forgetSilent() {
 			nb.push.leave(wire.AllFeeds, n.now)
 			c.countChildren()
 		}
-		if nb.push.mask != 0 && min(nb.silence(), n.now-nb.push.since) > goneChild {
+		silent := min(nb.silence(), n.now-nb.push.since)
+		if c.source && nb.push.mask != 0 && silent > soundRoot+nb.half() && nb.sounded <= nb.peer.link.Heard() {
+			nb.sounded = n.now
+			nb.peer.link.Ping(n.now)
+		}
+		if nb.push.mask != 0 && silent > goneChild {
 			nb.push.setMask(0, n.now)
 			nb.haveSerial = false // so that it may come back with any
 			c.countChildren()
@@ -818,11 +828,11 @@ func (c *Channel) forgetSilent() {
 // the room: who is not comes back. It tells how much that is, bytes a second.
 func (c *Channel) forgetDead(but *neighbour) (room float64) {
 	n := c.node
-	silent := silentChild
-	if c.source {
-		silent = silentRoot
-	}
 	for _, nb := range c.neighbours {
+		silent := silentChild
+		if c.source && (n.bucket.Loss() < lossyWays || nb.sounded > nb.peer.link.Heard() && n.now-nb.sounded > nb.rtt()+soundRootTime) {
+			silent = silentRoot
+		}
 		if nb == but || nb.push.mask == 0 || min(nb.silence(), n.now-nb.push.since) <= silent+nb.half() && !nb.unsound() {
 			continue
 		}

@@ -91,6 +91,7 @@ type neighbour struct {
 	sayAgain   Time          // when it is told once more; 0 never
 	saidNewer  Time
 	described  Time // when the descriptor was last sent
+	sounded    Time // when it was asked for a sign of life
 }
 
 // allowance is a token bucket in whole things a second.

@@ -189,6 +189,7 @@ func (c *Channel) repair() {
 			continue
 		}
 		at := c.due(s)
+		c.notice(s)
 		if at > n.now {
 			c.repairAt = min(c.repairAt, at)
 			continue
@@ -202,6 +203,36 @@ func (c *Channel) repair() {
 		}
 		c.repairAt = min(c.repairAt, s.askAt)
 	}
+}
+
+// notice asks the source at once for what it has pushed and what has not come,
+// where the block cannot be decoded yet: all that hangs on us misses it too.
+func (c *Channel) notice(s *slot) {
+	if s.b == nil || c.hungers() {
+		return
+	}
+	m := s.b.Manifest()
+	var root *neighbour
+	var want uint64
+	for i := range block.Stripes {
+		f := &c.feeds[i]
+		if s.gone.Has(i) && f.from != nil && f.granted && s.number >= f.joint && f.latest > s.number && f.from.hopOn(i) == 0 && (root == nil || root == f.from) {
+			root = f.from
+			want |= c.coming(1<<i, m)
+		}
+	}
+	want &^= s.b.Have() | s.asked
+	if want == 0 || c.node.now < root.busyUntil {
+		return
+	}
+	want = first(want, want, c.asking(bits.OnesCount64(want)))
+	if want == 0 {
+		return
+	}
+	s.asked |= want
+	c.asks.credit -= float64(bits.OnesCount64(want))
+	c.node.stats.Requests++
+	root.peer.tell((&wire.Request{Channel: c.tag, Name: block.Name{Run: c.run, Number: s.number}, Shards: want}).Append)
 }
 
 // regenerate passes on the shards that children want and that a feed was

@@ -301,6 +301,10 @@ func (u *Uplink) Pace() Rate { return u.pacer.rate }
 // Queue is what stands in our uplink.
 func (u *Uplink) Queue() time.Duration { return u.queue }
 
+// Loss is the share that is usually lost on the ways to the children, of
+// those of them that lose least.
+func (u *Uplink) Loss() float64 { return u.loss.usual }
+
 // Used is what is sent, smoothed over half a second or so.
 func (u *Uplink) Used() Rate { return u.use }
 
