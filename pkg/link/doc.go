@@ -72,7 +72,7 @@ const (
 	deadAfter    = 5 * time.Second // heard nothing for so long: dead
 	probeAfter   = 5 * time.Second // a round-trip time this old rides along with the next datagram
 	probeFirst   = 2 * time.Second // or this old, for the first probesFirst
-	probesFirst  = 5
+	probesFirst  = 8
 
 	// maxReplies is how many PONGs and ECHOs a second a peer can make us
 	// send: each costs upload that others were promised.

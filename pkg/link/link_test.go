@@ -150,7 +150,7 @@ func TestTheRoundTripTimeIsKeptUpOnABusyLink(t *testing.T) {
 	n, a, b := pair(t, 1)
 	la, _ := n.connect(a, b)
 	n.delay = 60 * ms
-	for range 100 {
+	for range 200 {
 		n.run(n.now+200*ms, nil)
 		if err := la.SendControl(n.now, message("report")); err != nil {
 			t.Fatal(err)

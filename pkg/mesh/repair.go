@@ -719,7 +719,7 @@ func (c *Channel) housekeep() {
 		switch {
 		case nb.asked != 0 && nb.hopOn(wire.FeedManifest) == 0:
 			every = stateRoot
-		case nb.push.mask == 0 && n.now-nb.arrivals.Reported() < stateEvery+2*houseEvery:
+		case nb.push.mask == 0 && n.now-nb.arrivals.Reported() < stateEvery:
 			every = stateApart // it takes nothing from us, and a REPORT is a sign of life too
 		}
 		// Both in one datagram where it can be.
