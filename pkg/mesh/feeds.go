@@ -56,8 +56,10 @@ const (
 	perFeed = 10 * time.Millisecond
 	// full is what it weighs that a parent has no room: it may make some.
 	full = 500 * time.Millisecond
-	// overShare is what each feed beyond a parent's share weighs.
+	// overShare is what each feed beyond a parent's share weighs, overMost all
+	// of them at most.
 	overShare = 100 * time.Millisecond
+	overMost  = 400 * time.Millisecond
 	// unproven is what it weighs that nothing has come from a parent yet.
 	unproven = 50 * time.Millisecond
 	jitter   = 20 * time.Millisecond
@@ -485,7 +487,7 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 			limit = 1 // until it has shown that it delivers
 		}
 		over := nb.gives - limit + 1
-		if over > 0 && (limit == 1 && !nb.delivered || over > most || nb.held.Slots == 0) || !nb.offers(i) {
+		if over > 0 && (!nb.delivered && (limit == 1 || over > most) || nb.held.Slots == 0) || !nb.offers(i) {
 			continue
 		}
 		score := nb.lagVia(i) + time.Duration(nb.gives)*perFeed + time.Duration(n.random.Int64N(int64(jitter)))
@@ -493,7 +495,8 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 			score += full
 		}
 		if over > 0 {
-			score += overShare * time.Duration(over) // better than to be refused
+			// Better than to be refused.
+			score += min(overShare*time.Duration(over), overMost)
 		}
 		if !nb.delivered {
 			score += unproven

@@ -215,11 +215,26 @@ func (nb *neighbour) quota() int {
 		if nb.rests() {
 			return 0
 		}
-		if !nb.proof.proven && c.servers() > smallSwarm {
+		switch {
+		case nb.proof.proven:
+			most = max(most, c.shareOf(nb))
+		case c.servers() > smallSwarm:
 			most = 1
 		}
 	}
 	return min(most, int(promise*nb.believe()*125/c.stripeRate()/rootChildren))
+}
+
+// shareOf is nb's part of the stripes by its uplink among those who serve:
+// where one has most of what there is, the others cannot feed it first.
+func (c *Channel) shareOf(nb *neighbour) int {
+	sum := 0.0
+	for _, o := range c.neighbours {
+		if o.joined && o.serves {
+			sum += o.believe()
+		}
+	}
+	return int(float64(c.data()) * nb.believe() / max(sum, 1))
 }
 
 // reserve is what must be left after feed i was granted. A source keeps room
