@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
@@ -624,4 +625,50 @@ func TestParentThatFallsBehindIsReplaced(t *testing.T) {
 	if late > 0 {
 		t.Errorf("%d blocks are late after 7 s", late)
 	}
+}
+
+// A neighbour that names addresses of somebody else's network, again and
+// again, does not make us knock there for long: nor do many such.
+func TestNobodyIsMadeAVictim(t *testing.T) {
+	w := newWorld(t, 25)
+	w.mesh = true
+	s := newDefaultStation(t)
+	id := s.key.ID()
+	source := w.host("source", id, near(), Config{})
+	s.feed(source, 0, 700)
+	v := w.host("viewer", id, near(), Config{})
+	v.dial(source)
+	knocks := map[netip.AddrPort]int{}
+	total := 0
+	v.stray = func(to netip.AddrPort, b []byte) {
+		if b[0] == wire.TypeHello {
+			knocks[to]++
+			total++
+		}
+	}
+	var bad []*host
+	for i := range 4 {
+		b := w.host(fmt.Sprint("bad ", i), id, near(), Config{})
+		bad = append(bad, b)
+		v.dial(b)
+	}
+	k := 0
+	for _, b := range bad {
+		w.every(time.Second, 60*time.Second, 500*time.Millisecond, func() {
+			m := wire.Peers{Channel: id.Tag(), N: wire.MaxPeers}
+			for j := range m.Peers {
+				k++
+				m.Peers[j] = wire.Peer{Addr: netip.MustParseAddrPort(fmt.Sprintf("[2001:db8:1:%x::%x]:443", k%3, k)), Free: true, Good: true}
+			}
+			b.say(&m)
+		})
+	}
+	w.run(60 * time.Second)
+	// Three networks, of each three that do not answer in 30 s, and who are
+	// dialled before that is known; some HELLOs each.
+	if total == 0 || total > 150 {
+		t.Errorf("%d HELLOs to %d addresses in a minute", total, len(knocks))
+	}
+	t.Logf("%d HELLOs to %d addresses in a minute", total, len(knocks))
+	s.whole(t, v, 60)
 }

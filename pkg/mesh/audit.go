@@ -168,7 +168,7 @@ func (nb *neighbour) onAudit(m *wire.Audit) {
 	if c.source || !nb.joined || i >= block.Stripes || !n.exchanges() || !dialable(m.Addr, nb.peer.link.Addr()) || len(c.trials) >= maxTrials || !nb.auditing.take(n.now) {
 		return
 	}
-	of := n.dialNamed(c, m.Addr)
+	of := n.dialNamed(c, m.Addr, nb)
 	if of == nil || of == nb {
 		return
 	}

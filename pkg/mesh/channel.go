@@ -55,12 +55,14 @@ type Channel struct {
 	told        *neighbour       // of whom EventParent was said
 	book        []contact        // peers that are known and not neighbours
 	redirects   allowance        // dials because of what others say
-	reassign    bool             // a feed has no parent
-	changed     bool             // some neighbour is to be asked for something else
-	takers      []*neighbour     // children: those with a mask
-	debtors     []*pusher        // children that are owed something
-	liveChanged bool             // a feed has come to life, or died
-	saidLive    wire.FeedMask    // what all whom it concerns have been told
+	voids       [16]void         // a ring
+	voidAt      int
+	reassign    bool          // a feed has no parent
+	changed     bool          // some neighbour is to be asked for something else
+	takers      []*neighbour  // children: those with a mask
+	debtors     []*pusher     // children that are owed something
+	liveChanged bool          // a feed has come to life, or died
+	saidLive    wire.FeedMask // what all whom it concerns have been told
 	switchAt    Time
 	mingleAt    Time
 	seekAt      Time

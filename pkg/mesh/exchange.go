@@ -36,7 +36,76 @@ const (
 	tries    = 3
 	// halfOpen is how long a peer that others named may take to answer.
 	halfOpen = 2 * time.Second
+	// maxMisnamed peers that one neighbour named and that did not answer, less
+	// one every misnamedFor, and nobody is dialled by its word (misnamedGood of
+	// one that has delivered: who many leave names some who are gone); nobody at
+	// all in a /64 where maxVoid did not answer within voidTime and no neighbour
+	// is. So what others say makes nobody a crowd's victim.
+	maxMisnamed  = 6
+	misnamedGood = 24
+	misnamedFor  = 10 * time.Second
+	maxVoid      = 3
+	voidTime     = 30 * time.Second
 )
+
+// void is where somebody was named and nobody answered.
+type void struct {
+	net [8]byte // a /64
+	at  Time
+}
+
+func net64(a netip.Addr) [8]byte {
+	b := a.As16()
+	return [8]byte(b[:8])
+}
+
+// misnames reports whether too many of those that nb named did not answer.
+func (nb *neighbour) misnames() bool {
+	if nb == nil {
+		return false
+	}
+	for nb.misnamed > 0 && nb.ch.node.now-nb.misnamedAt >= misnamedFor {
+		nb.misnamed--
+		nb.misnamedAt += misnamedFor
+	}
+	if nb.delivered {
+		return nb.misnamed >= misnamedGood
+	}
+	return nb.misnamed >= maxMisnamed
+}
+
+// deserted reports whether nobody answers where an address is.
+func (c *Channel) deserted(a netip.Addr) bool {
+	k := 0
+	for _, v := range c.voids {
+		if v.at != 0 && v.net == net64(a) && c.node.now-v.at < voidTime {
+			k++
+		}
+	}
+	if k < maxVoid {
+		return false
+	}
+	for _, nb := range c.neighbours {
+		if nb.peer.link.Established() && net64(nb.peer.link.Addr().Addr()) == net64(a) {
+			return false
+		}
+	}
+	return true
+}
+
+// unanswering notes that a peer that was named does not answer.
+func (c *Channel) unanswering(nb *neighbour) {
+	c.voids[c.voidAt%len(c.voids)] = void{net64(nb.peer.addr.Addr()), c.node.now}
+	c.voidAt++
+	for _, by := range c.neighbours {
+		if by == nb.namedBy {
+			if by.misnamed == 0 {
+				by.misnamedAt = c.node.now
+			}
+			by.misnamed = min(by.misnamed+1, misnamedGood)
+		}
+	}
+}
 
 // contact is an address that somebody named.
 type contact struct {
@@ -61,7 +130,7 @@ func dialable(a netip.AddrPort, by netip.AddrPort) bool {
 // onPeers remembers whom a neighbour names.
 func (nb *neighbour) onPeers(m *wire.Peers) {
 	n, c := nb.ch.node, nb.ch
-	if !nb.joined || !n.exchanges() || !nb.naming.take(n.now) {
+	if !nb.joined || !n.exchanges() || !nb.naming.take(n.now) || nb.misnames() {
 		return
 	}
 	for _, p := range m.Peers[:m.N] {
@@ -152,13 +221,13 @@ func (c *Channel) seek() {
 		k := &c.book[best]
 		k.tried = n.now
 		k.tries++
-		to := k.addr
+		to, by := k.addr, k.from
 		linked := n.linked(to)
 		if linked || k.tries >= tries {
 			c.book = append(c.book[:best], c.book[best+1:]...)
 		}
 		if !linked {
-			n.dialNamed(c, to)
+			n.dialNamed(c, to, by)
 		}
 		if len(c.book) == 0 {
 			return
@@ -166,16 +235,20 @@ func (c *Channel) seek() {
 	}
 }
 
-// dialNamed dials whom others have named. Those whom we were told to dial stay
-// what they are.
-func (n *Node) dialNamed(c *Channel, to netip.AddrPort) *neighbour {
+// dialNamed dials whom a neighbour, nil for one that is gone, has named. Those
+// whom we were told to dial stay what they are. It is nil where nobody is
+// dialled by that word, or there.
+func (n *Node) dialNamed(c *Channel, to netip.AddrPort, by *neighbour) *neighbour {
 	for _, nb := range c.neighbours {
 		if nb.dialled && (nb.peer.addr == to || nb.peer.link.Addr() == to) {
 			return nb
 		}
 	}
+	if !n.linked(to) && (by.misnames() || c.deserted(to.Addr())) {
+		return nil
+	}
 	nb := n.dial(c, to)
-	nb.lead = true
+	nb.lead, nb.namedBy = true, by
 	return nb
 }
 
@@ -231,6 +304,7 @@ func (c *Channel) mingle() {
 	}
 	for i := 0; i < len(c.neighbours); i++ {
 		if nb := c.neighbours[i]; nb.lead && !nb.peer.link.Established() && n.now-nb.since > halfOpen {
+			c.unanswering(nb)
 			n.hangUp(nb)
 			i--
 		}

@@ -186,10 +186,10 @@ func TestWhoWasNamedByOthersIsNotKept(t *testing.T) {
 		w.at(7*time.Second, func() {
 			for _, o := range vs {
 				if o != v {
-					v.node.dialNamed(v.ch, o.addr)
+					v.node.dialNamed(v.ch, o.addr, nil)
 				}
 			}
-			v.node.dialNamed(v.ch, source.addr)
+			v.node.dialNamed(v.ch, source.addr, nil)
 			v.wake()
 		})
 	}

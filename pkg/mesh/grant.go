@@ -911,7 +911,7 @@ func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds, lost wire.Feed
 	if feeds == 0 || !n.exchanges() || !dialable(to, by.peer.link.Addr()) || !c.redirects.take(n.now) {
 		return
 	}
-	nb := n.dialNamed(c, to)
+	nb := n.dialNamed(c, to, by)
 	if nb == nil || nb.denied > 0 || nb.empty >= emptyGrants || n.now < nb.notBefore {
 		return
 	}

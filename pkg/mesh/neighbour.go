@@ -28,6 +28,10 @@ type neighbour struct {
 	held   wire.Holdings // what it can push, as it says
 	lead   bool          // dialled because others named it
 
+	namedBy    *neighbour // who did; it may be gone
+	misnamed   uint8      // of those that it named, how many did not answer of late
+	misnamedAt Time
+
 	// They as our parent.
 	serial     uint16
 	asked      wire.FeedMask // of the last SUBSCRIBE, less what was refused

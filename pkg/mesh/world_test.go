@@ -52,6 +52,7 @@ type host struct {
 	dead     bool
 	sent     int // bytes at the IP layer
 	received int
+	stray    func(to netip.AddrPort, b []byte) // takes what goes where nobody is
 }
 
 type event struct {
@@ -151,7 +152,7 @@ func (h *host) dial(to *host) {
 
 func (h *host) Send(to netip.AddrPort, head, body []byte) {
 	b := append(append(make([]byte, 0, len(head)+len(body)), head...), body...)
-	h.deliver(h.w.hosts[to], b, false)
+	h.deliver(to, b)
 }
 
 func (h *host) SendGroup(_ channel.ID, body []byte) {
@@ -169,15 +170,19 @@ func (h *host) SendGroup(_ channel.ID, body []byte) {
 	}
 }
 
-func (h *host) deliver(o *host, b []byte, group bool) {
+func (h *host) deliver(to netip.AddrPort, b []byte) {
+	o := h.w.hosts[to]
 	h.sent += len(b) + wire.IPOverhead
 	if o == nil {
+		if h.stray != nil {
+			h.stray(to, b)
+		}
 		return
 	}
 	d := h.up.Submit(h.w.now, len(b)+wire.IPOverhead+14)
 	for _, at := range d.At[:d.Copies] {
 		b := slices.Clone(b)
-		h.w.at(at, func() { o.arrive(h, b, group) })
+		h.w.at(at, func() { o.arrive(h, b, false) })
 	}
 }
 

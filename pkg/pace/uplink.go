@@ -645,7 +645,8 @@ func (u *Uplink) pace() {
 type Stats struct {
 	Cap      int64   `json:"cap_bps"`      // -1: none
 	Capacity int64   `json:"capacity_bps"` // what it is believed to take
-	Learnt   bool    `json:"learnt"`       // which has been met
+	Measured bool    `json:"measured"`     // which a train has shown
+	Learnt   bool    `json:"learnt"`       // or has been met
 	Used     int64   `json:"used_bps"`
 	Queue    float64 `json:"queue_ms"` // that stands in it
 }
@@ -659,7 +660,7 @@ func (u *Uplink) Stats() Stats {
 		return int64(r * 8)
 	}
 	return Stats{
-		Cap: bits(u.limit.rate), Capacity: bits(u.Capacity()), Learnt: u.Learnt(), Used: bits(u.use),
+		Cap: bits(u.limit.rate), Capacity: bits(u.Capacity()), Measured: u.measured, Learnt: u.Learnt(), Used: bits(u.use),
 		Queue: math.Round(u.queue.Seconds()*1e4) / 10,
 	}
 }
