@@ -28,6 +28,7 @@ type command struct {
 	threads  int
 	json     string
 	svg      string
+	with     string
 	trace    int
 	dump     string
 	profile  string
@@ -102,6 +103,7 @@ func parse(args []string, out, errs io.Writer) (*command, error) {
 	f.IntVar(&c.threads, "threads", runtime.GOMAXPROCS(0), "threads")
 	f.StringVar(&c.json, "json", "", "write results as JSON to this file, - for stdout")
 	f.StringVar(&c.svg, "svg", "", "write plots into this directory")
+	f.StringVar(&c.with, "with", "", "show the runs in these JSON files too, a.json,b.json, in the plots of a scenario that varies something")
 	f.IntVar(&c.trace, "trace", -1, "tell all that one node sends and gets: 0 is the source, others by their joins")
 	f.StringVar(&c.dump, "dump", "", "at these times, 12s,20s, write what every engine tells of itself")
 	f.StringVar(&c.profile, "cpuprofile", "", "write a CPU profile to this file")
@@ -202,6 +204,10 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	if c.scenario.vary != nil {
 		variants = c.scenario.vary(c.options)
 	}
+	had, err := earlier(c.with)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
 	var all []outcome
 	table(c.out, nil)
 	for _, v := range variants {
@@ -222,6 +228,9 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 			}
 		}
 	}
+	for i := range had {
+		table(c.out, &had[i])
+	}
 	if c.json != "" {
 		b, err := json.MarshalIndent(map[string]any{"scenario": c.scenario.name, "runs": all}, "", "\t")
 		if err != nil {
@@ -236,10 +245,38 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 			return err
 		}
 	}
-	if c.svg != "" {
+	if all = append(all, had...); c.svg != "" && len(all) > 0 {
 		return c.plots(all)
 	}
 	return nil
+}
+
+// earlier reads what --json has written. A run that was alone is a point of the
+// line of its scenario's name.
+func earlier(files string) (all []outcome, err error) {
+	for _, file := range strings.FieldsFunc(files, func(r rune) bool { return r == ',' }) {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		var had struct {
+			Scenario string
+			Runs     []outcome
+		}
+		if err := json.Unmarshal(b, &had); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		for _, o := range had.Runs {
+			if o.Result == nil {
+				return nil, fmt.Errorf("%s: a run without a result", file)
+			}
+			if o.Series == "" {
+				o.Series = had.Scenario
+			}
+			all = append(all, o)
+		}
+	}
+	return all, nil
 }
 
 // once runs one world.
