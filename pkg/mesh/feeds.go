@@ -480,14 +480,14 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 	n := c.node
 	var best *neighbour
 	var least time.Duration
-	well := c.playing()
+	well, few := c.playing(), len(cands) < wellKnown
 	for _, nb := range cands {
 		limit := most
 		if !nb.delivered && well {
 			limit = 1 // until it has shown that it delivers
 		}
 		over := nb.gives - limit + 1
-		if over > 0 && (!nb.delivered && (limit == 1 || over > most) || nb.held.Slots == 0) || !nb.offers(i) {
+		if over > 0 && (!nb.delivered && limit == 1 || over > most && (!few || !nb.delivered) || nb.held.Slots == 0) || !nb.offers(i) {
 			continue
 		}
 		score := nb.lagVia(i) + time.Duration(nb.gives)*perFeed + time.Duration(n.random.Int64N(int64(jitter)))
@@ -495,8 +495,12 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 			score += full
 		}
 		if over > 0 {
-			// Better than to be refused.
-			score += min(overShare*time.Duration(over), overMost)
+			// Better than to be refused, however much it is where there are few.
+			beyond := overShare * time.Duration(over)
+			if few {
+				beyond = min(beyond, overMost)
+			}
+			score += beyond
 		}
 		if !nb.delivered {
 			score += unproven
