@@ -104,12 +104,14 @@ func escape(s string) string {
 // SVG is the picture as a file.
 func (c *Chart) SVG() []byte {
 	x, y := c.axes()
+	entries, rows := c.entries()
+	whole := height + max(0, rows-1)*legendRow
 	var b bytes.Buffer
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" font-family="system-ui, sans-serif" font-size="13" role="img" aria-label="%s">`+"\n",
-		width, height, width, height, escape(c.Title))
+		width, whole, width, whole, escape(c.Title))
 	b.WriteString(`<style>.bg{fill:#fff}text{fill:#333}.grid{stroke:#ddd}.axis{stroke:#666}.target{stroke:#888;stroke-dasharray:2 4}
 @media (prefers-color-scheme:dark){.bg{fill:#16181c}text{fill:#ddd}.grid{stroke:#333}.axis{stroke:#999}}</style>` + "\n")
-	fmt.Fprintf(&b, `<rect class="bg" width="%d" height="%d"/>`+"\n", width, height)
+	fmt.Fprintf(&b, `<rect class="bg" width="%d" height="%d"/>`+"\n", width, whole)
 	fmt.Fprintf(&b, `<text x="%d" y="28" font-size="16" font-weight="600">%s</text>`+"\n", left, escape(c.Title))
 	for _, t := range y.ticks() {
 		fmt.Fprintf(&b, `<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n",
@@ -127,9 +129,11 @@ func (c *Chart) SVG() []byte {
 			left, width-right, y.at(c.Target), y.at(c.Target), width-right, y.at(c.Target)-4, escape(c.TargetName))
 	}
 	for i := range c.Series {
-		c.line(&b, &c.Series[i], colours[i%len(colours)], x, y)
+		c.line(&b, &c.Series[i], c.colour(i), x, y)
 	}
-	c.legend(&b)
+	for _, e := range entries {
+		e.draw(&b)
+	}
 	b.WriteString("</svg>\n")
 	return b.Bytes()
 }
@@ -214,19 +218,53 @@ func (c *Chart) line(b *bytes.Buffer, s *Series, colour string, x, y *axis) {
 	}
 }
 
-// legend names the series below the chart, where there is more than one.
-func (c *Chart) legend(b *bytes.Buffer) {
+// colour is that of a series: the dashed ones have the same again.
+func (c *Chart) colour(i int) string {
+	k := 0
+	for _, s := range c.Series[:i] {
+		if s.Dashed == c.Series[i].Dashed {
+			k++
+		}
+	}
+	return colours[k%len(colours)]
+}
+
+// legendRow is how high a row of the legend is.
+const legendRow = 20
+
+// entry is a series in the legend.
+type entry struct {
+	x      float64
+	y      int
+	dash   string
+	colour string
+	name   string
+}
+
+// entries names the series below the chart, where there is more than one, in
+// as many rows as it takes.
+func (c *Chart) entries() (all []entry, rows int) {
 	if len(c.Series) < 2 {
-		return
+		return nil, 0
 	}
 	at := float64(left)
 	for i, s := range c.Series {
-		dash := ""
-		if s.Dashed {
-			dash = ` stroke-dasharray="6 4"`
+		wide := 28 + 7.2*float64(len([]rune(s.Name)))
+		if rows == 0 || at+wide > width-right {
+			at = float64(left)
+			rows++
 		}
-		fmt.Fprintf(b, `<line x1="%.0f" x2="%.0f" y1="%d" y2="%d" stroke="%s" stroke-width="3"%s/><text x="%.0f" y="%d">%s</text>`+"\n",
-			at, at+22, height-16, height-16, colours[i%len(colours)], dash, at+28, height-11, escape(s.Name))
-		at += 28 + 7.2*float64(len([]rune(s.Name))) + 22
+		e := entry{x: at, y: height - 16 + (rows-1)*legendRow, colour: c.colour(i), name: s.Name}
+		if s.Dashed {
+			e.dash = ` stroke-dasharray="6 4"`
+		}
+		all = append(all, e)
+		at += wide + 22
 	}
+	return all, rows
+}
+
+func (e *entry) draw(b *bytes.Buffer) {
+	fmt.Fprintf(b, `<line x1="%.0f" x2="%.0f" y1="%d" y2="%d" stroke="%s" stroke-width="3"%s/><text x="%.0f" y="%d">%s</text>`+"\n",
+		e.x, e.x+22, e.y, e.y, e.colour, e.dash, e.x+28, e.y+5, escape(e.name))
 }
