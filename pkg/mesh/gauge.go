@@ -19,8 +19,10 @@ const (
 	gaugeWait             = 600 * time.Millisecond
 	gaugeTries            = 3
 	// Who has less than poorTimes the channel serves nobody: what he says
-	// himself takes a good part of it. He looks again after gaugeAgain.
+	// himself takes a good part of it. He looks again with somebody else after
+	// gaugeSoon, since one word may be a lie, and then every gaugeAgain.
 	poorTimes  = 0.25
+	gaugeSoon  = 2 * time.Second
 	gaugeAgain = time.Minute
 	// What is answered on one link, datagrams and those a second.
 	arrivedBurst = 2 * (gaugeFirst + gaugeMost)
@@ -31,12 +33,13 @@ const (
 // promised what he does not have would fill his own queue with it, who
 // promised less would serve nobody while a crowd waits (section 6.7).
 type gauge struct {
-	with  *peer // who answers
+	with  *peer // who answers, or did last
 	train pace.Train
 	id    uint8
 	sent  uint8 // datagrams of this train
 	tries uint8 // trains that brought nothing
 	at    Time  // this one was sent
+	again time.Duration
 	rate  pace.Rate
 	known bool // rate is
 	taken bool // and told to the bucket
@@ -50,7 +53,7 @@ func (n *Node) learns() bool {
 // measureUplink sends a train when it is time.
 func (n *Node) measureUplink() {
 	g := &n.gauge
-	if g.tries >= gaugeTries || g.known && g.sent == 0 && (!n.poor || n.now-g.at < gaugeAgain) || !n.learns() {
+	if !g.known && g.tries >= gaugeTries || g.known && g.sent == 0 && (!n.poor || n.now-g.at < g.again) || !n.learns() {
 		return
 	}
 	if g.sent != 0 {
@@ -61,11 +64,14 @@ func (n *Node) measureUplink() {
 			return
 		}
 	}
+	var to *peer
 	for _, p := range n.order {
-		if p != g.with && p.link.Established() && len(p.joined) > 0 {
-			n.sendTrain(p, gaugeFirst)
-			return
+		if p.link.Established() && len(p.joined) > 0 && (to == nil || to == g.with) {
+			to = p // somebody else where there is anybody
 		}
+	}
+	if to != nil {
+		n.sendTrain(to, gaugeFirst)
 	}
 }
 
@@ -101,8 +107,11 @@ func (n *Node) gauged() {
 		n.sendTrain(g.with, gaugeMost)
 		return
 	}
+	if g.again = gaugeAgain; !g.known {
+		g.again = gaugeSoon
+	}
 	g.rate, g.known, g.taken = rate*gaugeShare, true, false
-	g.with, g.sent, g.tries = nil, 0, 0
+	g.sent, g.tries = 0, 0
 	if n.cfg.Link.HelloGap == 0 {
 		gap := helloGap
 		if rate <= gaugeLittle {

@@ -72,6 +72,32 @@ func TestPoorLookAgain(t *testing.T) {
 	}
 }
 
+// Who is told that he is poor asks somebody else.
+func TestALieMakesNobodyPoor(t *testing.T) {
+	w := newWorld(t, 1)
+	w.mesh = true
+	s := newStation(t, 1, block.NewRun(epoch, 1), 115*time.Millisecond, 153, 17)
+	source := w.host("source", s.key.ID(), netem.Params{Delay: 5 * time.Millisecond}, Config{})
+	other := w.host("other", s.key.ID(), netem.Params{Delay: 5 * time.Millisecond}, Config{})
+	other.dial(source)
+	s.feed(source, 0, 60)
+	h := w.home(s, "h", 3e6)
+	h.dial(source)
+	w.at(500*time.Millisecond, func() {
+		h.dial(other)
+		// As if the source had said so.
+		h.node.gauge.rate, h.node.gauge.taken = 1000, false
+		h.ch.expect()
+		if h.node.serves() {
+			t.Error("the lie did not matter")
+		}
+	})
+	w.run(4 * time.Second)
+	if got := h.node.capacity() * 8 / 1e6; !h.node.serves() || got < 2 {
+		t.Errorf("serves %v, %.2f Mbit/s", h.node.serves(), got)
+	}
+}
+
 // Nobody answers: what was believed stays.
 func TestTrainsToTheDeaf(t *testing.T) {
 	w := newWorld(t, 1)
@@ -88,7 +114,7 @@ func TestTrainsToTheDeaf(t *testing.T) {
 		return b
 	}
 	w.run(5 * time.Second)
-	if g := h.node.gauge; g.known || g.tries != 1 || !h.node.serves() {
+	if g := h.node.gauge; g.known || g.tries != gaugeTries || !h.node.serves() {
 		t.Errorf("known %v after %d tries, serves %v", g.known, g.tries, h.node.serves())
 	}
 }
