@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -103,7 +104,7 @@ func parse(args []string, out, errs io.Writer) (*command, error) {
 	f.IntVar(&c.threads, "threads", runtime.GOMAXPROCS(0), "threads")
 	f.StringVar(&c.json, "json", "", "write results as JSON to this file, - for stdout")
 	f.StringVar(&c.svg, "svg", "", "write plots into this directory")
-	f.StringVar(&c.with, "with", "", "show the runs in these JSON files too, a.json,b.json, in the plots of a scenario that varies something")
+	f.StringVar(&c.with, "with", "", "show the runs in these JSON files too, a.json,b.json")
 	f.IntVar(&c.trace, "trace", -1, "tell all that one node sends and gets: 0 is the source, others by their joins")
 	f.StringVar(&c.dump, "dump", "", "at these times, 12s,20s, write what every engine tells of itself")
 	f.StringVar(&c.profile, "cpuprofile", "", "write a CPU profile to this file")
@@ -204,9 +205,15 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	if c.scenario.vary != nil {
 		variants = c.scenario.vary(c.options)
 	}
-	had, err := earlier(c.with)
+	had, first, err := earlier(c.with)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	if c.scenario.name == plotOnly {
+		if i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == first }); i >= 0 {
+			c.scenario = scenarios[i]
+		}
+		variants = nil
 	}
 	var all []outcome
 	table(c.out, nil)
@@ -251,32 +258,36 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 	return nil
 }
 
-// earlier reads what --json has written. A run that was alone is a point of the
-// line of its scenario's name.
-func earlier(files string) (all []outcome, err error) {
+// earlier reads what --json has written, and which scenario the first file is
+// of. A run of a scenario that varies nothing is a point of the line of its name.
+func earlier(files string) (all []outcome, first string, err error) {
 	for _, file := range strings.FieldsFunc(files, func(r rune) bool { return r == ',' }) {
 		b, err := os.ReadFile(file)
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		var had struct {
 			Scenario string
 			Runs     []outcome
 		}
 		if err := json.Unmarshal(b, &had); err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
+			return nil, "", fmt.Errorf("%s: %w", file, err)
 		}
+		if first == "" {
+			first = had.Scenario
+		}
+		varies := slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == had.Scenario && s.vary != nil })
 		for _, o := range had.Runs {
 			if o.Result == nil {
-				return nil, fmt.Errorf("%s: a run without a result", file)
+				return nil, "", fmt.Errorf("%s: a run without a result", file)
 			}
-			if o.Series == "" {
+			if o.Series == "" && !varies {
 				o.Series = had.Scenario
 			}
 			all = append(all, o)
 		}
 	}
-	return all, nil
+	return all, first, nil
 }
 
 // once runs one world.
