@@ -251,7 +251,7 @@ func (p *pusher) subscribe(m *wire.Subscribe, feeds wire.FeedMask) {
 	if m.BackfillOnly {
 		added = feeds
 	}
-	from := m.First
+	from, begin := m.First, c.rap
 	switch {
 	case added == 0 || m.First == wire.FromNext:
 		return
@@ -265,7 +265,7 @@ func (p *pusher) subscribe(m *wire.Subscribe, feeds wire.FeedMask) {
 		}
 		if s := c.slot(c.next - 1); s != nil && s.b != nil {
 			if start, ok := s.b.Manifest().Start(); ok && start < from {
-				from = start // a young run, from its beginning
+				from, begin = start, start // a young run, from its beginning
 			}
 		}
 	}
@@ -285,7 +285,7 @@ func (p *pusher) subscribe(m *wire.Subscribe, feeds wire.FeedMask) {
 		p.enlist(s, s.b.Have()&^s.held&(shards(added, s.b.Manifest())), added)
 	}
 	if c.rap != wire.NoNumber && from <= c.rap && c.node.exchanges() {
-		p.start, p.starting = c.rap, true
+		p.start, p.starting = max(begin, from), true
 	}
 }
 
