@@ -11,10 +11,11 @@ import (
 )
 
 // A small mesh with default settings: uplinks of homes with a mean of 2× that nobody was told, a source with 2×, links that lose
-// 2 %, one viewer that sends garbage and one that sends nothing, viewers that are killed and others that come. The whole scenario, with 50 viewers and one evil at a time, is in the benchmark (scripts/bench mesh), and so are
-// its targets: here one machine runs all of it in a minute, and what is asserted is that bytes are right, that everybody who
-// comes sees a picture, and that nothing collapses. A machine that is busy with something else for seconds measures itself:
-// there are three windows, and one of them must be good.
+// 2 %, one viewer that sends garbage and one that sends nothing, viewers that are killed and others that come. The whole
+// scenario, with 50 viewers and one evil at a time, is in the benchmark (scripts/bench mesh), and so are its targets: here one
+// machine runs all of it in a minute, and what is asserted is that bytes are right, that everybody who comes sees a picture, and
+// that nothing collapses. A machine that is busy with something else for seconds measures itself: there are three windows, and
+// one of them must be good.
 func TestMesh(t *testing.T) {
 	const (
 		viewers = 14

@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -56,11 +55,7 @@ func parse(args []string, out, errs io.Writer) (*command, error) {
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		name, args = args[0], args[1:]
 	}
-	for _, s := range scenarios {
-		if s.name == name {
-			c.scenario = s
-		}
-	}
+	c.scenario = scenarioNamed(name)
 	o := &c.options
 	o.Viewers, o.Told, o.Seed = 200, true, 1
 	if c.scenario.set != nil {
@@ -210,10 +205,7 @@ func run(ctx context.Context, args []string, out, errs io.Writer) error {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
 	if c.scenario.name == plotOnly {
-		if i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.name == first }); i >= 0 {
-			c.scenario = scenarios[i]
-		}
-		variants = nil
+		c.scenario, variants = scenarioNamed(first), nil
 	}
 	var all []outcome
 	table(c.out, nil)
@@ -276,12 +268,11 @@ func earlier(files string) (all []outcome, first string, err error) {
 		if first == "" {
 			first = had.Scenario
 		}
-		varies := slices.ContainsFunc(scenarios, func(s scenario) bool { return s.name == had.Scenario && s.vary != nil })
 		for _, o := range had.Runs {
 			if o.Result == nil {
 				return nil, "", fmt.Errorf("%s: a run without a result", file)
 			}
-			if o.Series == "" && !varies {
+			if o.Series == "" && scenarioNamed(had.Scenario).vary == nil {
 				o.Series = had.Scenario
 			}
 			all = append(all, o)

@@ -46,8 +46,18 @@ var scenarios = []scenario{
 	{name: "cross", what: "half of the viewers share their uplink with other traffic, now and then", set: func(o *world.Options) { o.Cross, o.Hold = 0.5, 60*time.Second }},
 	{name: "sizes", what: "10, 100, 1,000 … up to N peers, as a crowd and growing, with a mean uplink of 2 and 1.5", axis: "peers", log: true, set: func(o *world.Options) { o.Viewers = 10_000 }, vary: sizes},
 	{name: "uplinks", what: "a sweep of the mean uplink from 2 × the stream to 0.8 ×", axis: "mean uplink, × the stream", set: func(o *world.Options) {}, vary: uplinks},
-	{name: plotOnly, what: "nothing: draws what --with names", set: func(o *world.Options) {}},
 	{name: "losses", what: "no loss to 10 %, random and in bursts of 30 ms", axis: "loss, %", set: func(o *world.Options) {}, vary: losses},
+	{name: plotOnly, what: "nothing: draws what --with names"},
+}
+
+// scenarioNamed is that of a name, without one itself if there is none.
+func scenarioNamed(name string) scenario {
+	for _, s := range scenarios {
+		if s.name == name {
+			return s
+		}
+	}
+	return scenario{}
 }
 
 // plotOnly is a scenario in which nothing happens: what --with names is drawn.

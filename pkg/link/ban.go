@@ -39,7 +39,7 @@ type bans map[offender]ban
 func byKey(k PublicKey) offender       { return offender{kind: 'k', key: k} }
 func byAddr(a netip.AddrPort) offender { return offender{kind: 'a', addr: a} }
 func byPrefix(a netip.AddrPort) offender {
-	return offender{kind: 'p', addr: netip.AddrPortFrom(prefix64(a.Addr()), 0)}
+	return offender{kind: 'p', addr: netip.AddrPortFrom(Prefix64(a.Addr()), 0)}
 }
 
 func banFor(strikes int) time.Duration {

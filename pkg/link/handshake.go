@@ -233,7 +233,7 @@ func (t *Table) room(a netip.Addr) bool {
 	if a.IsLoopback() {
 		return true
 	}
-	p := t.prefixes[prefix64(a)]
+	p := t.prefixes[Prefix64(a)]
 	return p.halves < t.cfg.MaxHalfOpenPer64 && p.links+p.halves < t.cfg.MaxLinksPer64
 }
 

@@ -112,8 +112,8 @@ func (t *Table) moveToken(now Time, back Time, l *Link, to netip.AddrPort) uint6
 	return binary.BigEndian.Uint64(m[:])
 }
 
-// prefix64 is the /64 of an address, zone included; of an IPv4 address, itself.
-func prefix64(a netip.Addr) netip.Addr {
+// Prefix64 is the /64 of an address, zone included; of an IPv4 address, itself.
+func Prefix64(a netip.Addr) netip.Addr {
 	if a.Is4() || a.Is4In6() {
 		return a.Unmap()
 	}

@@ -317,7 +317,7 @@ func (t *Table) forget(l *Link) {
 
 // count changes how many links and half-open handshakes a /64 has.
 func (t *Table) count(a netip.Addr, links, halves int) {
-	p := prefix64(a)
+	p := Prefix64(a)
 	c := t.prefixes[p]
 	c.links += links
 	c.halves += halves

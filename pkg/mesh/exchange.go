@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/sixcast/sixcast/pkg/link"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
 
@@ -50,13 +51,8 @@ const (
 
 // void is where somebody was named and nobody answered.
 type void struct {
-	net [8]byte // a /64
+	net netip.Addr // a /64
 	at  Time
-}
-
-func net64(a netip.Addr) [8]byte {
-	b := a.As16()
-	return [8]byte(b[:8])
 }
 
 // misnames reports whether too many of those that nb named did not answer.
@@ -76,9 +72,9 @@ func (nb *neighbour) misnames() bool {
 
 // deserted reports whether nobody answers where an address is.
 func (c *Channel) deserted(a netip.Addr) bool {
-	k := 0
+	k, net := 0, link.Prefix64(a)
 	for _, v := range c.voids {
-		if v.at != 0 && v.net == net64(a) && c.node.now-v.at < voidTime {
+		if v.at != 0 && v.net == net && c.node.now-v.at < voidTime {
 			k++
 		}
 	}
@@ -86,7 +82,7 @@ func (c *Channel) deserted(a netip.Addr) bool {
 		return false
 	}
 	for _, nb := range c.neighbours {
-		if nb.peer.link.Established() && net64(nb.peer.link.Addr().Addr()) == net64(a) {
+		if nb.peer.link.Established() && link.Prefix64(nb.peer.link.Addr().Addr()) == net {
 			return false
 		}
 	}
@@ -95,15 +91,13 @@ func (c *Channel) deserted(a netip.Addr) bool {
 
 // unanswering notes that a peer that was named does not answer.
 func (c *Channel) unanswering(nb *neighbour) {
-	c.voids[c.voidAt%len(c.voids)] = void{net64(nb.peer.addr.Addr()), c.node.now}
+	c.voids[c.voidAt%len(c.voids)] = void{link.Prefix64(nb.peer.addr.Addr()), c.node.now}
 	c.voidAt++
-	for _, by := range c.neighbours {
-		if by == nb.namedBy {
-			if by.misnamed == 0 {
-				by.misnamedAt = c.node.now
-			}
-			by.misnamed = min(by.misnamed+1, misnamedGood)
+	if by := nb.namedBy; by != nil {
+		if by.misnamed == 0 {
+			by.misnamedAt = c.node.now
 		}
+		by.misnamed = min(by.misnamed+1, misnamedGood)
 	}
 }
 

@@ -57,7 +57,7 @@ const (
 	// full is what it weighs that a parent has no room: it may make some.
 	full = 500 * time.Millisecond
 	// overShare is what each feed beyond a parent's share weighs, overMost all
-	// of them at most.
+	// of them at most where there are few to choose from.
 	overShare = 100 * time.Millisecond
 	overMost  = 400 * time.Millisecond
 	// unproven is what it weighs that nothing has come from a parent yet.
@@ -487,7 +487,10 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 			limit = 1 // until it has shown that it delivers
 		}
 		over := nb.gives - limit + 1
-		if over > 0 && (!nb.delivered && limit == 1 || over > most && (!few || !nb.delivered) || nb.held.Slots == 0) || !nb.offers(i) {
+		if !nb.offers(i) || over > 0 && nb.held.Slots == 0 {
+			continue
+		}
+		if over > 0 && !nb.delivered && limit == 1 || over > most && !(few && nb.delivered) {
 			continue
 		}
 		score := nb.lagVia(i) + time.Duration(nb.gives)*perFeed + time.Duration(n.random.Int64N(int64(jitter)))

@@ -11,22 +11,29 @@ import (
 
 // home is a viewer whose uplink takes so many bit/s and who was not told.
 func (w *world) home(s *station, name string, up netem.BitRate) *host {
-	h := w.host(name, s.key.ID(), netem.Params{Delay: 5 * time.Millisecond}, Config{Uplink: 1_000_000})
+	h := w.host(name, s.key.ID(), near(), Config{Uplink: 1_000_000})
 	if err := h.up.SetParams(netem.Params{Delay: 5 * time.Millisecond, Rate: up, Queue: 25_000}); err != nil {
 		w.t.Fatal(err)
 	}
 	return h
 }
 
+// gaugeWorld is a world with a source that sends so many blocks.
+func gaugeWorld(t *testing.T, c Config, blocks int) (w *world, s *station, source *host) {
+	t.Helper()
+	w = newWorld(t, 1)
+	w.mesh = true
+	s = newStation(t, 1, block.NewRun(epoch, 1), 115*time.Millisecond, 153, 17)
+	source = w.host("source", s.key.ID(), near(), c)
+	s.feed(source, 0, blocks)
+	return w, s, source
+}
+
 // What an uplink takes is known a tenth of a second after the first link is
 // up, before anything was promised on it, and nothing is learnt of liars but
 // what they cost.
 func TestUplinkIsMeasured(t *testing.T) {
-	w := newWorld(t, 1)
-	w.mesh = true
-	s := newStation(t, 1, block.NewRun(epoch, 1), 115*time.Millisecond, 153, 17)
-	source := w.host("source", s.key.ID(), netem.Params{Delay: 5 * time.Millisecond}, Config{})
-	s.feed(source, 0, 60)
+	w, s, source := gaugeWorld(t, Config{}, 60)
 	for _, c := range []struct {
 		name        string
 		up          netem.BitRate
@@ -51,11 +58,7 @@ func TestUplinkIsMeasured(t *testing.T) {
 
 // Who is poor looks again, and is not poor for ever.
 func TestPoorLookAgain(t *testing.T) {
-	w := newWorld(t, 1)
-	w.mesh = true
-	s := newStation(t, 1, block.NewRun(epoch, 1), 115*time.Millisecond, 153, 17)
-	source := w.host("source", s.key.ID(), netem.Params{Delay: 5 * time.Millisecond}, Config{})
-	s.feed(source, 0, 800)
+	w, s, source := gaugeWorld(t, Config{}, 800)
 	h := w.home(s, "h", 0.3e6)
 	h.dial(source)
 	w.at(30*time.Second, func() {
@@ -74,13 +77,9 @@ func TestPoorLookAgain(t *testing.T) {
 
 // Who is told that he is poor asks somebody else.
 func TestALieMakesNobodyPoor(t *testing.T) {
-	w := newWorld(t, 1)
-	w.mesh = true
-	s := newStation(t, 1, block.NewRun(epoch, 1), 115*time.Millisecond, 153, 17)
-	source := w.host("source", s.key.ID(), netem.Params{Delay: 5 * time.Millisecond}, Config{})
-	other := w.host("other", s.key.ID(), netem.Params{Delay: 5 * time.Millisecond}, Config{})
+	w, s, source := gaugeWorld(t, Config{}, 60)
+	other := w.host("other", s.key.ID(), near(), Config{})
 	other.dial(source)
-	s.feed(source, 0, 60)
 	h := w.home(s, "h", 3e6)
 	h.dial(source)
 	w.at(500*time.Millisecond, func() {
@@ -100,11 +99,7 @@ func TestALieMakesNobodyPoor(t *testing.T) {
 
 // Nobody answers: what was believed stays.
 func TestTrainsToTheDeaf(t *testing.T) {
-	w := newWorld(t, 1)
-	w.mesh = true
-	s := newStation(t, 1, block.NewRun(epoch, 1), 115*time.Millisecond, 153, 17)
-	source := w.host("source", s.key.ID(), netem.Params{Delay: 5 * time.Millisecond}, Config{})
-	s.feed(source, 0, 60)
+	w, s, source := gaugeWorld(t, Config{}, 60)
 	h := w.home(s, "h", 3e6)
 	h.dial(source)
 	w.tamper = func(_, _ *host, b []byte) []byte {
@@ -121,12 +116,8 @@ func TestTrainsToTheDeaf(t *testing.T) {
 
 // A flood of trains is answered as far as one node's measurements go.
 func TestTrainsAreAnsweredSparingly(t *testing.T) {
-	w := newWorld(t, 1)
-	w.mesh = true
-	s := newStation(t, 1, block.NewRun(epoch, 1), 115*time.Millisecond, 153, 17)
-	source := w.host("source", s.key.ID(), netem.Params{Delay: 5 * time.Millisecond}, Config{Upload: 10_000_000})
-	s.feed(source, 0, 60)
-	h := w.host("h", s.key.ID(), netem.Params{Delay: 5 * time.Millisecond}, Config{Upload: 100_000_000})
+	w, s, source := gaugeWorld(t, Config{Upload: 10_000_000}, 60)
+	h := w.host("h", s.key.ID(), near(), Config{Upload: 100_000_000})
 	h.dial(source)
 	w.run(time.Second)
 	p := source.node.order[0]

@@ -66,8 +66,8 @@ const (
 	silentChild = 650 * time.Millisecond
 	// silentRoot is the same at the source: its children say more often that
 	// they are there (stateRoot). One that has not been heard for soundRoot is
-	// asked, and given a round trip and soundRootTime, where more than
-	// lossyWays is lost on the ways to them: one word alone may be, too.
+	// asked; where more than lossyWays is lost on the ways to them it is given a
+	// round trip and soundRootTime to answer: one word alone may be lost, too.
 	silentRoot    = 280 * time.Millisecond
 	soundRoot     = 200 * time.Millisecond
 	soundRootTime = 30 * time.Millisecond

@@ -28,7 +28,7 @@ type neighbour struct {
 	held   wire.Holdings // what it can push, as it says
 	lead   bool          // dialled because others named it
 
-	namedBy    *neighbour // who did; it may be gone
+	namedBy    *neighbour // who did; nil once that is gone
 	misnamed   uint8      // of those that it named, how many did not answer of late
 	misnamedAt Time
 
@@ -227,6 +227,11 @@ func (c *Channel) lose(nb *neighbour) {
 	for i := range c.book {
 		if c.book[i].from == nb {
 			c.book[i].from = nil
+		}
+	}
+	for _, o := range c.neighbours {
+		if o.namedBy == nb {
+			o.namedBy = nil
 		}
 	}
 	c.forgetTrials(nb)

@@ -285,7 +285,7 @@ func (p *pusher) subscribe(m *wire.Subscribe, feeds wire.FeedMask) {
 		p.enlist(s, s.b.Have()&^s.held&(shards(added, s.b.Manifest())), added)
 	}
 	if c.rap != wire.NoNumber && from <= c.rap && c.node.exchanges() {
-		p.start, p.starting = max(begin, from), true
+		p.start, p.starting = begin, true
 	}
 }
 

@@ -123,6 +123,10 @@ func (c *Channel) awaited(s *slot) bool {
 	return !c.pictured && !c.source && s.b != nil && s.b.Manifest().SinceRAP == 0
 }
 
+// parentsFirst reports whether s is asked of those only who were to push it, of
+// each what it was to bring.
+func (c *Channel) parentsFirst(s *slot) bool { return s.tries == 0 && !c.awaited(s) }
+
 // patience is how long s is asked for. Without the block that a picture begins
 // at nothing can be played at all: the next such block is seconds away.
 func (c *Channel) patience(s *slot) time.Duration {
@@ -229,10 +233,21 @@ func (c *Channel) notice(s *slot) {
 	if want == 0 {
 		return
 	}
-	s.asked |= want
-	c.asks.credit -= float64(bits.OnesCount64(want))
+	c.request(root, s, want, false)
+}
+
+// request asks a neighbour for shards of a block. A repetition is paid for
+// only by who hungers.
+func (c *Channel) request(nb *neighbour, s *slot, shards uint64, manifest bool) {
+	paid := shards
+	if !c.hungers() {
+		paid &^= s.asked
+	}
+	c.asks.credit -= float64(bits.OnesCount64(paid))
+	s.asked |= shards
 	c.node.stats.Requests++
-	root.peer.tell((&wire.Request{Channel: c.tag, Name: block.Name{Run: c.run, Number: s.number}, Shards: want}).Append)
+	m := wire.Request{Channel: c.tag, Name: block.Name{Run: c.run, Number: s.number}, Manifest: manifest, Shards: shards}
+	nb.peer.tell(m.Append)
 }
 
 // regenerate passes on the shards that children want and that a feed was
@@ -300,7 +315,7 @@ func (c *Channel) ask(s *slot) bool {
 	}
 	wait := time.Duration(0)
 	budget := c.asking(need)
-	awaited := c.awaited(s)
+	awaited, parents := c.awaited(s), c.parentsFirst(s)
 	if awaited {
 		budget = need
 	}
@@ -312,14 +327,14 @@ func (c *Channel) ask(s *slot) bool {
 	for k, sv := range servers {
 		// What its own feeds were to bring, then a part of the rest.
 		take := missing
-		if s.tries == 0 && len(servers) > 1 && !awaited {
+		if parents && len(servers) > 1 {
 			take &= shardsOf(c.feedsOf(sv))
 			if k == len(servers)-1 && need > 0 && bits.OnesCount64(take) < need {
 				take = missing
 			}
 		}
 		most := need
-		if s.tries > 0 || s.b == nil || awaited {
+		if !parents || s.b == nil {
 			most = (need + len(servers) - k - 1) / (len(servers) - k)
 		}
 		want := first(take&data, take, most)
@@ -329,17 +344,9 @@ func (c *Channel) ask(s *slot) bool {
 		missing &^= want
 		data &^= want
 		need -= bits.OnesCount64(want)
-		m := wire.Request{Channel: c.tag, Name: block.Name{Run: c.run, Number: s.number}, Manifest: s.b == nil && (k == 0 || s.tries > 1), Shards: want}
-		paid := want
-		if !c.hungers() {
-			paid &^= s.asked
-		}
-		c.asks.credit -= float64(bits.OnesCount64(paid))
-		s.asked |= want
-		n.stats.Requests++
+		c.request(sv, s, want, s.b == nil && (k == 0 || s.tries > 1))
 		sv.unanswered = min(sv.unanswered, 254) + 1
 		sv.requested = n.now
-		sv.peer.tell(m.Append)
 		wait = max(wait, sv.rtt()+askAgain)
 		if need <= 0 && s.b != nil {
 			break
@@ -424,7 +431,7 @@ func (c *Channel) serversOf(s *slot) []*neighbour {
 		t := nb.theirs
 		return t.Run == c.run && t.Newest != wire.NoNumber && t.Oldest <= s.number && s.number <= t.Newest
 	}
-	start, awaited := 0, c.awaited(s)
+	start, parentsFirst := 0, c.parentsFirst(s)
 	if k := len(c.neighbours); k > 0 {
 		start = n.random.IntN(k)
 	}
@@ -442,11 +449,11 @@ func (c *Channel) serversOf(s *slot) []*neighbour {
 			}
 			list = append(list, nb)
 		}
-		if len(list) > 0 && s.tries == 0 && !awaited {
+		if len(list) > 0 && parentsFirst {
 			break
 		}
 	}
-	if s.tries > 0 || s.b == nil || awaited {
+	if !parentsFirst || s.b == nil {
 		list = list[:min(len(list), maxServers)]
 	}
 	c.cands = list

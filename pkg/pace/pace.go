@@ -6,8 +6,8 @@
 //	                Uplink (one a node): the queue that stands on nearly all paths at once is our own uplink's,
 //	                                     the rest of a path's queue is its child's downlink's
 //
-// The uplink's rate is learnt. A [Train] tells what it is about before it is used. Then it grows while it is used to the full and no queue stands (fast until the first queue is
-// met, slowly around the rate at which the last one was, faster beyond), and comes down to what is delivered when a queue
+// The uplink's rate is learnt. A [Train] tells what it is about before it is used. Then it grows while it is used to the
+// full and no queue stands (fast until the first queue is met, slowly around the rate at which the last one was, faster beyond), and comes down to what is delivered when a queue
 // stands for longer than a burst does, before a household's other traffic suffers: the target is below that of LEDBAT (RFC
 // 6817). Traffic that keeps a queue standing whatever we do, as a TCP does, presses us down to a floor, a share of what
 // has been seen to pass, and no further. An idle uplink is believed to be what it was. Loss alone is not congestion, as

@@ -26,8 +26,8 @@ func (t *Train) Came(index uint8, arrival uint32) {
 	}
 }
 
-// Has reports whether a datagram came.
-func (t *Train) Has(index uint8) bool { return t.came>>index&1 != 0 }
+// has reports whether a datagram came.
+func (t *Train) has(index uint8) bool { return t.came>>index&1 != 0 }
 
 // Rate is what the narrowest link takes: the median over all pairs that came,
 // so that a receiver that stood still for a moment does not decide. Unlimited
@@ -37,7 +37,7 @@ func (t *Train) Rate() (Rate, bool) {
 	k := 0
 	for j := range t.arrival {
 		for i := range j {
-			if t.Has(uint8(i)) && t.Has(uint8(j)) {
+			if t.has(uint8(i)) && t.has(uint8(j)) {
 				gaps[k] = float64(int32(t.arrival[j]-t.arrival[i])) / float64(j-i)
 				k++
 			}

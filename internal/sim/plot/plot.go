@@ -190,10 +190,7 @@ func (c *Chart) line(b *bytes.Buffer, s *Series, colour string, x, y *axis) {
 		}
 		fmt.Fprintf(b, `<polygon points="%s" fill="%s" opacity="0.15"/>`+"\n", strings.TrimSpace(path.String()), colour)
 	}
-	dash := ""
-	if s.Dashed {
-		dash = ` stroke-dasharray="6 4"`
-	}
+	dash := s.dash()
 	for i := 0; i < len(s.X); {
 		var path strings.Builder
 		n := 0
@@ -216,6 +213,14 @@ func (c *Chart) line(b *bytes.Buffer, s *Series, colour string, x, y *axis) {
 		}
 		b.WriteByte('\n')
 	}
+}
+
+// dash is the attribute of a dashed line.
+func (s *Series) dash() string {
+	if s.Dashed {
+		return ` stroke-dasharray="6 4"`
+	}
+	return ""
 }
 
 // colour is that of a series: the dashed ones have the same again.
@@ -254,11 +259,7 @@ func (c *Chart) entries() (all []entry, rows int) {
 			at = float64(left)
 			rows++
 		}
-		e := entry{x: at, y: height - 16 + (rows-1)*legendRow, colour: c.colour(i), name: s.Name}
-		if s.Dashed {
-			e.dash = ` stroke-dasharray="6 4"`
-		}
-		all = append(all, e)
+		all = append(all, entry{at, height - 16 + (rows-1)*legendRow, s.dash(), c.colour(i), s.Name})
 		at += wide + 22
 	}
 	return all, rows
