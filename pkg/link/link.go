@@ -29,6 +29,10 @@ const (
 	stillborn              // dialled beyond MaxLinks
 )
 
+// lossGap is how many sealed datagrams in a row may be missing for it to be
+// loss.
+const lossGap = 64
+
 // Link is one secured link to one peer.
 type Link struct {
 	table     *Table
@@ -245,7 +249,10 @@ func (l *Link) unseal(now Time, from netip.AddrPort, b []byte) Result {
 		l.stats.Forged++
 		return t.drop(DropAuth)
 	}
-	l.window.mark(n)
+	if missing := l.window.mark(n); missing < lossGap { // more is an outage
+		t.sealedDue += missing + 1
+		t.sealedIn++
+	}
 	l.stats.SealedIn++
 	l.heard = now
 	l.confirmed = true

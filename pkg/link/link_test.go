@@ -332,7 +332,7 @@ func TestTheReplayWindowAgreesWithASet(t *testing.T) {
 	for range 20 {
 		var w replays
 		seen := map[uint32]bool{}
-		top, none := uint32(0), true
+		top, none, missing := uint32(0), true, 0
 		at := random.Uint32N(5000)
 		for range 5000 {
 			var n uint32
@@ -348,10 +348,13 @@ func TestTheReplayWindowAgreesWithASet(t *testing.T) {
 				t.Fatalf("fresh(%d) = %v with newest %d", n, got, top)
 			}
 			if want {
-				w.mark(n)
+				missing += w.mark(n)
 				seen[n] = true
 				top, none = max(top, n), false
 			}
+		}
+		if want := int(top) + 1 - len(seen); missing != want {
+			t.Fatalf("%d missing, not %d", missing, want)
 		}
 	}
 	var w replays

@@ -22,10 +22,14 @@ func (r *replays) fresh(n uint32) bool {
 	return r.seen[c%replayWindow/64]&(1<<(c%64)) == 0
 }
 
-// mark notes that n came. Only what has been authenticated is marked.
-func (r *replays) mark(n uint32) {
+// mark notes that n came, and returns how many more are missing now than
+// before: those that n overtook, or -1 if n itself had been missing. Only what
+// has been authenticated is marked.
+func (r *replays) mark(n uint32) (missing int) {
 	c := uint64(n)
+	missing = -1
 	if c >= r.next {
+		missing = int(c - r.next)
 		if c-r.next >= replayWindow {
 			clear(r.seen[:])
 		} else {
@@ -36,4 +40,5 @@ func (r *replays) mark(n uint32) {
 		r.next = c + 1
 	}
 	r.seen[c%replayWindow/64] |= 1 << (c % 64)
+	return missing
 }

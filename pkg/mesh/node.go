@@ -152,7 +152,9 @@ type Node struct {
 	woke      Time // when we last went on after having stood still
 	pumpAt    Time
 	houseAt   Time
-	stats     Counters
+	// Sealed datagrams that were sent to us of late, and that came.
+	sealedDue, sealedIn float64
+	stats               Counters
 }
 
 // peer is a link and the channels joined inside it.
@@ -398,11 +400,32 @@ func (n *Node) Tick(now Time) {
 	}
 	if now >= n.houseAt {
 		n.houseAt = now + houseEvery
+		n.countSealed()
 		for _, c := range n.channels {
 			c.housekeep()
 		}
 	}
 	n.finish()
+}
+
+// countSealed adds what sealed datagrams came to what pathLoss says, about
+// which the last seconds count.
+func (n *Node) countSealed() {
+	const memory = 5 * time.Second
+	due, came := n.links.Sealed()
+	const keep = 1 - float64(houseEvery)/float64(memory)
+	n.sealedDue = n.sealedDue*keep + float64(due)
+	n.sealedIn = n.sealedIn*keep + float64(came)
+}
+
+// pathLoss is the share of what is sent to us that gets lost on its way, 1 if
+// too little came to say.
+func (n *Node) pathLoss() float64 {
+	const enough = 100
+	if n.sealedDue < enough {
+		return 1
+	}
+	return max(0, 1-n.sealedIn/n.sealedDue)
 }
 
 // Deadline is when Tick wants to be called next.

@@ -589,16 +589,19 @@ func (nb *neighbour) loss() float64 {
 
 // setMargin decides how many stripes to ask for (section 6).
 func (c *Channel) setMargin() {
-	spare := 1
+	spare, loss := 1, c.loss
+	if c.node.exchanges() {
+		loss = min(loss, c.node.pathLoss()) // the rest had to be left out
+	}
 	switch {
-	case c.loss > 0.08:
+	case loss > 0.08:
 		spare = 3
-	case c.loss > 0.02:
+	case loss > 0.02:
 		spare = 2
 	}
 	c.wanted = min(block.Stripes, c.data()+spare)
 	c.second = c.loss > 0.005 || c.betrayed()
-	if half := c.loss < 0.003; half != c.half {
+	if half := loss < 0.003; half != c.half {
 		c.half, c.changed = half, true
 	}
 }

@@ -63,7 +63,9 @@ func (c *Channel) yield() {
 		}
 		return
 	}
-	c.hungry += n.now - c.looked
+	if !c.roomFor(1) {
+		c.hungry += n.now - c.looked
+	}
 	c.looked = n.now
 	if c.hungry < yieldAfter+time.Duration(streams*float64(yieldStream)) {
 		return
@@ -92,10 +94,13 @@ func (c *Channel) yield() {
 // roomFor reports whether those who have delivered say that they have room
 // for so many like us.
 func (c *Channel) roomFor(times int) bool {
-	k := 0
+	k, most := 0, c.wanted/2
+	if len(c.neighbours) < wellKnown {
+		most = c.wanted // one may have most of what there is
+	}
 	for _, nb := range c.neighbours {
 		if nb.delivered && nb.parentable() {
-			k += min(nb.room(), c.wanted/2)
+			k += min(nb.room(), most)
 		}
 	}
 	return k >= times*c.wanted

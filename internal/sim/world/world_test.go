@@ -97,6 +97,21 @@ func TestColdCrowdThatLearns(t *testing.T) {
 	}
 }
 
+// A crowd that has hardly the uplink it needs: what its members had to leave
+// out was taken for loss, for which everybody asked for a stripe more, which
+// others had to leave out (97.2 and 96.7 % with seeds 1 and 4).
+func TestTightCrowd(t *testing.T) {
+	in := 0.0
+	for _, seed := range []uint64{1, 4} {
+		r := run(t, Options{Seed: seed, Viewers: 100, Mean: 1.5, Ramp: 10 * time.Second, Settle: 10 * time.Second, Hold: 8 * time.Second, Told: true}, 2)
+		t.Logf("in time %.4f", r.InTime)
+		in += r.InTime / 2
+	}
+	if in < 0.99 {
+		t.Errorf("%.4f in time", in)
+	}
+}
+
 // Half of all are gone at once: the source used to keep its promises to the
 // dead for 1.6 s, and refused those who lived.
 func TestRoomOfTheDeadIsGivenAway(t *testing.T) {
