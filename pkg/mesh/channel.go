@@ -332,7 +332,7 @@ func (c *Channel) shard(from *neighbour, raw []byte) {
 	}
 	if from != nil {
 		from.heard(sh.Name)
-		from.unanswered = 0
+		from.unanswered, from.busy = 0, 0
 		from.arrivals.Shard(n.now, sh.Name.Number, uint8(sh.Index))
 	}
 	if sh.Name.Run == c.run && c.begun {

@@ -28,8 +28,9 @@ const (
 	// maxFromOne those of them that one neighbour named.
 	maxBook    = 64
 	maxFromOne = 16
-	// dialRate bounds what others can make us dial, a second.
-	dialRate  = 8
+	// dialRate bounds what others can make us dial, a second. A HELLO is as
+	// long as a shard, and in a crowd everybody is sent to somebody all the time.
+	dialRate  = 2
 	dialBurst = 16
 	// tryAgain is when an address that did not answer may be tried again, at
 	// first; it doubles, and after tries the address is forgotten.

@@ -48,6 +48,7 @@ type neighbour struct {
 	grantedAt  Time
 	leftAt     Time // when a feed was last taken away from it
 	busyUntil  Time // refuses requests
+	busy       int  // times in a row that it did
 	strayAt    Time // when it was last told that it pushes what we do not want
 	notBefore  Time // not asked for feeds before
 	distrust   Time // the last choice until then

@@ -34,6 +34,10 @@ const (
 	// asked for at least, awaitedTries how often without ever longer waits.
 	awaitedTime  = 3 * time.Second
 	awaitedTries = 12
+	// busyTime is the mean time for which who is too busy for a request is asked
+	// nothing; it doubles up to busyTwice times while nothing comes.
+	busyTime  = 225 * time.Millisecond
+	busyTwice = 3
 	// distrustTime is how long a parent that failed is the last choice; it
 	// doubles.
 	distrustTime = 10 * time.Second
@@ -467,7 +471,9 @@ func (nb *neighbour) onRefuse(m *wire.Refuse) {
 		return
 	}
 	if m.Reason == wire.RefuseBusy {
-		nb.busyUntil = n.now + 150*time.Millisecond + time.Duration(n.random.Int64N(int64(150*time.Millisecond)))
+		rest := busyTime << min(nb.busy, busyTwice)
+		nb.busyUntil = n.now + rest/2 + time.Duration(n.random.Int64N(int64(rest)))
+		nb.busy = min(nb.busy+1, busyTwice)
 		return
 	}
 	if m.Reason != wire.RefuseGone || c.feedsOf(nb) == 0 && nb != c.group.repairer {

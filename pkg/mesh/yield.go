@@ -22,6 +22,10 @@ const (
 	// patient is how long a newcomer counts nothing: in a crowd all starve at
 	// first.
 	patient = 8 * time.Second
+	// Who lacks no more than almost feeds takes almostSlow times as long to
+	// give up.
+	almost     = 2
+	almostSlow = 3
 	// forgiving is how much longer all must be well than it was not, until
 	// that is forgotten; content how long until a wait is.
 	forgiving = 6
@@ -63,8 +67,12 @@ func (c *Channel) yield() {
 		}
 		return
 	}
-	if !c.roomFor(1) {
-		c.hungry += n.now - c.looked
+	switch d := n.now - c.looked; {
+	case c.roomFor(1):
+	case onesCount(c.live().Stripes()) >= c.data()-almost:
+		c.hungry += d / almostSlow
+	default:
+		c.hungry += d
 	}
 	c.looked = n.now
 	if c.hungry < yieldAfter+time.Duration(streams*float64(yieldStream)) {

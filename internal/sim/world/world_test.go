@@ -88,12 +88,15 @@ func TestColdCrowdSettles(t *testing.T) {
 // stream believed of all, and the block that a picture begins at waiting its
 // turn, the median was 4.7 s.
 func TestColdCrowdThatLearns(t *testing.T) {
-	for seed := range uint64(2) {
+	const seeds = 4
+	var in, p50, p95 float64
+	for seed := range uint64(seeds) {
 		r := run(t, Options{Seed: seed + 2, Viewers: 50, Ramp: 5 * time.Second, Settle: 5 * time.Second, Hold: 4 * time.Second, Latency: time.Second, Short: true}, 2)
 		t.Logf("in time %.4f, start-up %.2f %.2f", r.InTime, r.StartUpP50, r.StartUpP95)
-		if r.InTime < 0.999 || r.StartUpP50 > 0.7 || r.StartUpP95 > 2 {
-			t.Errorf("in time %.4f, start-up %.2f s, p95 %.2f", r.InTime, r.StartUpP50, r.StartUpP95)
-		}
+		in, p50, p95 = in+r.InTime/seeds, p50+r.StartUpP50/seeds, p95+r.StartUpP95/seeds
+	}
+	if in < 0.999 || p50 > 0.6 || p95 > 2 {
+		t.Errorf("in time %.4f, start-up %.2f s, p95 %.2f", in, p50, p95)
 	}
 }
 
@@ -171,12 +174,15 @@ func TestMostOfTheUplinkInOneHand(t *testing.T) {
 // come of it (6 % of the blocks of that second came in time, and it took three
 // more to mend).
 func TestSourceStandsStill(t *testing.T) {
-	for _, seed := range []uint64{2, 3} {
-		r := run(t, Options{Seed: seed, Viewers: 12, Freeze: 400 * time.Millisecond, Latency: time.Second, Hold: 12 * time.Second, Told: true, Short: true}, 2)
-		t.Logf("seed %d: in time %.4f", seed, r.InTime)
-		if r.InTime < 0.99 {
-			t.Errorf("seed %d: %.4f in time", seed, r.InTime)
-		}
+	const seeds = 4
+	in := 0.0
+	for seed := range uint64(seeds) {
+		r := run(t, Options{Seed: seed + 2, Viewers: 12, Freeze: 400 * time.Millisecond, Latency: time.Second, Hold: 12 * time.Second, Told: true, Short: true}, 2)
+		t.Logf("seed %d: in time %.4f", seed+2, r.InTime)
+		in += r.InTime / seeds
+	}
+	if in < 0.995 {
+		t.Errorf("%.4f in time", in)
 	}
 }
 
