@@ -314,7 +314,7 @@ MESSAGES = {
     0x12: ("LEAVE", "4s", "channel"),
     0x13: ("SUBSCRIBE", "4sH4sBI8sI", "channel serial feeds flags uplink run first"),  # and hops
     0x14: ("SUBSCRIBED", "4sH4sBB", "channel serial feeds reason redirects"),  # and hops, and redirects
-    0x15: ("UNSUBSCRIBE", "4s4s", "channel feeds"),
+    0x15: ("UNSUBSCRIBE", "4sH4s", "channel serial feeds"),
     0x16: ("STATE", "4s" + STATE[0] + HOLDINGS[0], f"channel {STATE[1]} {HOLDINGS[1]}"),
     0x17: ("REQUEST", BLOCK[0] + "B8s", BLOCK[1] + " flags shards"),
     0x18: ("REFUSE", BLOCK[0] + "B", BLOCK[1] + " reason"),

@@ -140,6 +140,43 @@ func TestABacklogIsSentToWhoWantsNothingElse(t *testing.T) {
 	}
 }
 
+// Datagrams overtake each other: what a child gave back before it asked for
+// something else is not taken from it, and what it asked for before it gave
+// all back is not pushed.
+func TestAnUnsubscribeThatIsOvertaken(t *testing.T) {
+	w, source, vs := crowd(t, 1, 10*time.Millisecond, 5)
+	v := vs[0]
+	v.ch.waitUntil = Never // it asks for no feeds
+	w.run(4 * time.Second)
+	nb, c := source.ch.neighbours[0], source.ch
+	subscribe := func(serial uint16, feeds wire.FeedMask) {
+		m := wire.Subscribe{Channel: c.tag, Serial: serial, Feeds: feeds, Run: c.run, First: wire.FromNext}
+		for i := range m.Hop {
+			m.Hop[i] = wire.NoHop
+		}
+		nb.onSubscribe(&m)
+	}
+	for k, x := range []struct {
+		subscribed, unsubscribed uint16
+		feeds, want              wire.FeedMask
+	}{
+		{10, 9, wire.AllFeeds, 3},  // the SUBSCRIBE came first
+		{11, 11, 1, 2},             // what was pushed unasked
+		{12, 12, wire.AllFeeds, 0}, // in order
+		{12, 12, 0, 0},             // the SUBSCRIBE again, late
+	} {
+		subscribe(x.subscribed, 3)
+		nb.onUnsubscribe(&wire.Unsubscribe{Channel: c.tag, Serial: x.unsubscribed, Feeds: x.feeds})
+		if nb.push.mask != x.want {
+			t.Errorf("case %d: %b is pushed, want %b", k, nb.push.mask, x.want)
+		}
+	}
+	nb.onUnsubscribe(&wire.Unsubscribe{Channel: c.tag, Serial: 13, Feeds: wire.AllFeeds})
+	if subscribe(13, 3); nb.push.mask != 0 {
+		t.Errorf("%b is pushed to who has given all back", nb.push.mask)
+	}
+}
+
 // The stripe that its child wants half of may be refused: no other is halved.
 func TestOnlyTheStripeThatWasNamedIsHalved(t *testing.T) {
 	w, source, _ := crowd(t, 1, 10*time.Millisecond, 5)

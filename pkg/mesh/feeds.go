@@ -662,7 +662,7 @@ func (c *Channel) resubscribe() {
 			continue
 		}
 		if m == 0 {
-			nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Feeds: wire.AllFeeds}).Append)
+			nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Serial: nb.serial, Feeds: wire.AllFeeds}).Append)
 			nb.asked, nb.acked = 0, true
 			continue
 		}
@@ -1065,5 +1065,5 @@ func (c *Channel) stray(nb *neighbour) {
 		return
 	}
 	nb.strayAt = n.now
-	nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Feeds: wire.AllFeeds &^ c.wantOf(nb)}).Append)
+	nb.peer.tell((&wire.Unsubscribe{Channel: c.tag, Serial: nb.serial, Feeds: wire.AllFeeds &^ c.wantOf(nb)}).Append)
 }

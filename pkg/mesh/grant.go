@@ -74,6 +74,21 @@ const (
 	lossyWays     = 0.01
 )
 
+// onUnsubscribe takes feeds back that a child gives back, unless it was
+// overtaken by what the child asked for since.
+func (nb *neighbour) onUnsubscribe(m *wire.Unsubscribe) {
+	n := nb.ch.node
+	if nb.haveSerial && int16(m.Serial-nb.subSerial) < 0 {
+		return
+	}
+	if m.Feeds == wire.AllFeeds {
+		nb.haveSerial, nb.subSerial = true, m.Serial // the SUBSCRIBE may come later
+	}
+	nb.push.leave(m.Feeds, n.now)
+	nb.push.setMask(nb.push.mask&^m.Feeds, n.now)
+	nb.ch.countChildren()
+}
+
 func (nb *neighbour) onSubscribe(m *wire.Subscribe) {
 	n := nb.ch.node
 	if !nb.joined {

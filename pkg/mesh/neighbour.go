@@ -409,9 +409,7 @@ func (n *Node) message(p *peer, typ uint8, body []byte) error {
 			return err
 		}
 		if nb := p.joinedAs(m.Channel); nb != nil {
-			nb.push.leave(m.Feeds, n.now)
-			nb.push.setMask(nb.push.mask&^m.Feeds, n.now)
-			nb.ch.countChildren()
+			nb.onUnsubscribe(&m)
 		}
 	case wire.MsgState:
 		var m wire.State

@@ -102,6 +102,7 @@ const (
 	manifestSent
 	secondSent
 	manifestAsked // wanted because it was requested
+	manifestAgain // pushed once more because it was requested
 )
 
 func (p *pusher) setTag(t wire.Tag) { binary.BigEndian.PutUint64(p.head[:], uint64(t)) }
@@ -706,11 +707,13 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 		}
 	}
 	if m.Manifest && nb.push.mask != 0 {
-		// All that we push of this block is worth nothing without.
-		if d := nb.push.debt(s.number); d != nil && d.manifest&manifestWanted == 0 {
-			nb.push.oweManifest(d, manifestWanted)
+		// All that we push of this block is worth nothing without: it comes
+		// before all else, but only once.
+		d := nb.push.debt(s.number)
+		if d != nil && d.manifest&(manifestWanted|manifestAgain) == 0 {
+			nb.push.oweManifest(d, manifestWanted|manifestAgain)
 		}
-		m.Manifest = false
+		m.Manifest = d != nil && d.manifest&manifestWanted == 0
 	}
 	if want == 0 && !m.Manifest {
 		return

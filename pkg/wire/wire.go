@@ -558,26 +558,30 @@ func (m *Subscribed) Decode(b []byte) error {
 	return nil
 }
 
-// Unsubscribe gives feeds back.
+// Unsubscribe gives feeds back. It means nothing to who has seen a SUBSCRIBE
+// with a newer Serial on the same link.
 type Unsubscribe struct {
 	Channel uint32
+	Serial  uint16 // of the last SUBSCRIBE, RFC 1982
 	Feeds   FeedMask
 }
 
 // Append appends m as a message.
 func (m *Unsubscribe) Append(dst []byte) []byte {
-	dst = append(dst, MsgUnsubscribe, 0, 8)
+	dst = append(dst, MsgUnsubscribe, 0, 10)
 	dst = binary.BigEndian.AppendUint32(dst, m.Channel)
+	dst = binary.BigEndian.AppendUint16(dst, m.Serial)
 	return binary.BigEndian.AppendUint32(dst, uint32(m.Feeds&AllFeeds))
 }
 
 // Decode reads the body of an UNSUBSCRIBE.
 func (m *Unsubscribe) Decode(b []byte) error {
-	if len(b) < 8 {
+	if len(b) < 10 {
 		return ErrShort
 	}
 	m.Channel = binary.BigEndian.Uint32(b)
-	m.Feeds = FeedMask(binary.BigEndian.Uint32(b[4:])) & AllFeeds
+	m.Serial = binary.BigEndian.Uint16(b[4:])
+	m.Feeds = FeedMask(binary.BigEndian.Uint32(b[6:])) & AllFeeds
 	return nil
 }
 

@@ -105,7 +105,7 @@ var messages = []struct {
 	{"SUBSCRIBED", &Subscribed{Channel: 0xcafebabe, Serial: 3, Feeds: 1, Reason: GrantFull, Hop: hops(1, 1),
 		Redirects: [MaxRedirects]Redirect{{6, addr}, {1 << 9, noAddr}}, Redirect: 2},
 		"140039" + "cafebabe" + "0003" + "00000001" + "01" + "02" + "01" + "00000006" + addrHex + "00000200" + noAddrHex},
-	{"UNSUBSCRIBE", &Unsubscribe{Channel: 0xcafebabe, Feeds: AllFeeds}, "150008" + "cafebabe" + "0003ffff"},
+	{"UNSUBSCRIBE", &Unsubscribe{Channel: 0xcafebabe, Serial: 4, Feeds: AllFeeds}, "15000a" + "cafebabe" + "0004" + "0003ffff"},
 	{"STATE", &State{Channel: 0xcafebabe, Progress: progress, Holdings: holdings},
 		"160023" + "cafebabe" + progressHex + "00018008" + "28" + "0100" + "0414" + "03ff"},
 	{"STATE", &State{Channel: 0xcafebabe, Progress: progress, Holdings: everything},

@@ -189,10 +189,15 @@ func TestSourceStandsStill(t *testing.T) {
 // Everybody stands still twice a second, as on a machine with other things to
 // do (0.967 in time before).
 func TestEverybodyStandsStill(t *testing.T) {
-	r := run(t, Options{Seed: 2, Viewers: 50, Stalls: 2, Loss: 0.02, Latency: time.Second, Hold: 10 * time.Second, Told: true, Short: true}, 2)
-	t.Logf("in time %.4f, delay %.2f %.2f", r.InTime, r.DelayP50, r.DelayP99)
-	if r.InTime < 0.998 {
-		t.Errorf("%.4f in time", r.InTime)
+	const seeds = 4
+	in := 0.0
+	for seed := range uint64(seeds) {
+		r := run(t, Options{Seed: seed + 1, Viewers: 50, Stalls: 2, Loss: 0.02, Latency: time.Second, Hold: 10 * time.Second, Told: true, Short: true}, 2)
+		t.Logf("in time %.4f, delay %.2f %.2f", r.InTime, r.DelayP50, r.DelayP99)
+		in += r.InTime / seeds
+	}
+	if in < 0.997 {
+		t.Errorf("%.4f in time", in)
 	}
 }
 
