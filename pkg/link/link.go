@@ -29,10 +29,6 @@ const (
 	stillborn              // dialled beyond MaxLinks
 )
 
-// lossGap is how many sealed datagrams in a row may be missing for it to be
-// loss.
-const lossGap = 64
-
 // Link is one secured link to one peer.
 type Link struct {
 	table     *Table
@@ -53,6 +49,7 @@ type Link struct {
 	send, recv noise.Cipher
 	counter    uint32
 	window     replays
+	way        way
 
 	// Dialling.
 	handshake *noise.HandshakeState
@@ -249,10 +246,7 @@ func (l *Link) unseal(now Time, from netip.AddrPort, b []byte) Result {
 		l.stats.Forged++
 		return t.drop(DropAuth)
 	}
-	if missing := l.window.mark(n); missing < lossGap { // more is an outage
-		t.sealedDue += missing + 1
-		t.sealedIn++
-	}
+	l.way.count(l.window.mark(n))
 	l.stats.SealedIn++
 	l.heard = now
 	l.confirmed = true

@@ -364,6 +364,46 @@ func TestTheReplayWindowAgreesWithASet(t *testing.T) {
 	}
 }
 
+func TestWhatTheWayLoses(t *testing.T) {
+	count := func(counters ...uint32) *Link {
+		l := new(Link)
+		for _, n := range counters {
+			if l.window.fresh(n) {
+				l.way.count(l.window.mark(n))
+			}
+		}
+		return l
+	}
+	jump := []uint32{0, 1000}
+	for n := range uint32(900) {
+		jump = append(jump, 999-n)
+	}
+	for _, c := range []struct {
+		name      string
+		l         *Link
+		due, came float64
+	}{
+		{"all come", count(0, 1, 2, 3), 4, 4},
+		{"two are lost", count(0, 3, 4), 5, 3},
+		{"one comes late", count(0, 2, 1), 3, 3},
+		{"one comes twice", count(0, 2, 1, 1), 3, 3},
+		{"an outage", count(0, lossGap+1, lossGap+2), 2, 2},
+		{"an outage that was none", count(jump...), 1, 1},
+		{"the greatest jump", count(0, math.MaxUint32), 1, 1},
+	} {
+		if due, came := c.l.Sealed(100); due != c.due || came != c.came {
+			t.Errorf("%s: %v of %v came, want %v of %v", c.name, came, due, c.came, c.due)
+		}
+	}
+	l := count(0, 39)
+	if due, came := l.Sealed(10); due != 10 || came != 0.5 {
+		t.Errorf("%v of %v came, want 0.5 of 10", came, due)
+	}
+	if due, came := l.Sealed(10); due != 0 || came != 0 {
+		t.Errorf("%v of %v came since", came, due)
+	}
+}
+
 func TestALinkEndsBeforeItsCounterWraps(t *testing.T) {
 	n, a, b := pair(t, 1)
 	la, lb := n.connect(a, b)

@@ -33,11 +33,9 @@ type Table struct {
 	hellos   perSecond // that came
 	turn     Time      // of the last HELLO to be sent, with Config.HelloGap
 	begun    allowance // handshakes answered
-	// Of sealed datagrams on all links, since Sealed was called.
-	sealedDue, sealedIn int
-	stats               Stats
-	out                 [wire.MaxDatagram]byte // of one outgoing datagram
-	plain               [wire.MaxDatagram]byte // of one handshake payload
+	stats    Stats
+	out      [wire.MaxDatagram]byte // of one outgoing datagram
+	plain    [wire.MaxDatagram]byte // of one handshake payload
 }
 
 // target is what a tag of ours stands for: the control tag of a link or of a
@@ -123,15 +121,6 @@ func (t *Table) Stats() Stats {
 	s.PublicKeyOps = t.agree.ops
 	s.Links, s.HalfOpen, s.Bans = t.links, len(t.halves), len(t.bans)
 	return s
-}
-
-// Sealed returns how many sealed datagrams were sent to us since it was called
-// before, as their counters say, and how many of them came: what the path
-// loses, whatever a neighbour had to leave out.
-func (t *Table) Sealed() (due, came int) {
-	due, came = t.sealedDue, t.sealedIn
-	t.sealedDue, t.sealedIn = 0, 0
-	return due, came
 }
 
 // ByPeer is the link to the node with this static key, nil if there is none.

@@ -172,8 +172,69 @@ func TestAnUnsubscribeThatIsOvertaken(t *testing.T) {
 		}
 	}
 	nb.onUnsubscribe(&wire.Unsubscribe{Channel: c.tag, Serial: 13, Feeds: wire.AllFeeds})
-	if subscribe(13, 3); nb.push.mask != 0 {
-		t.Errorf("%b is pushed to who has given all back", nb.push.mask)
+	for serial := range uint16(3) {
+		if subscribe(13-serial, 3); nb.push.mask != 0 {
+			t.Errorf("%b is pushed to who has given all back", nb.push.mask)
+		}
+	}
+	nb.subSerial = 65535
+	subscribe(0, 3)
+	nb.onUnsubscribe(&wire.Unsubscribe{Channel: c.tag, Serial: 65535, Feeds: 1})
+	if nb.push.mask != 3 {
+		t.Errorf("%b is pushed behind the wrap", nb.push.mask)
+	}
+}
+
+// A child cannot have manifests sent before all else over and over, not by
+// giving back what it has and asking for it again either.
+func TestManifestsThatAreAskedForAgainWaitTheirTurn(t *testing.T) {
+	w, source, vs := crowd(t, 1, 10*time.Millisecond, 5)
+	vs[0].ch.waitUntil = Never // it asks for no feeds
+	w.run(4 * time.Second)
+	nb, c := source.ch.neighbours[0], source.ch
+	first := 0
+	for k := range uint16(20) {
+		m := wire.Subscribe{Channel: c.tag, Serial: k + 1, Feeds: 1, Run: c.run, First: c.next - 10}
+		for i := range m.Hop {
+			m.Hop[i] = wire.NoHop
+		}
+		nb.onSubscribe(&m)
+		for b := c.next - 8; b < c.next-4; b++ {
+			nb.onRequest(&wire.Request{Channel: c.tag, Name: block.Name{Run: c.run, Number: b}, Manifest: true})
+			if d := nb.push.debt(b); d != nil && d.manifest&(manifestWanted|manifestAsked) == manifestWanted {
+				first++
+			}
+		}
+		nb.onUnsubscribe(&wire.Unsubscribe{Channel: c.tag, Serial: k + 1, Feeds: wire.AllFeeds})
+	}
+	if first == 0 || first > firstBurst {
+		t.Errorf("%d manifests go before all else, want up to %d", first, firstBurst)
+	}
+}
+
+// Many requests that are refused at once are one refusal; the next makes the
+// pause longer, and a shard or some seconds make it short again.
+func TestWhoIsBusyIsLeftAloneLongerEachTime(t *testing.T) {
+	w, _, vs := crowd(t, 1, 10*time.Millisecond, 5)
+	w.run(4 * time.Second)
+	v := vs[0]
+	nb, n := v.ch.neighbours[0], v.node
+	refuse := func() time.Duration {
+		for k := range block.Number(5) {
+			nb.onRefuse(&wire.Refuse{Channel: v.ch.tag, Name: block.Name{Run: v.ch.run, Number: v.ch.next - k}, Reason: wire.RefuseBusy})
+		}
+		return nb.busyUntil - n.now
+	}
+	for k := range 6 {
+		mean := busyTime << min(k, busyTwice)
+		if d := refuse(); d < mean/2 || d > mean*3/2 {
+			t.Errorf("refusal %d: it is asked nothing for %v, want %v in the mean", k, d, mean)
+		}
+		n.now = nb.busyUntil
+	}
+	n.now += busyForgotten + 1
+	if d := refuse(); d > busyTime*3/2 {
+		t.Errorf("after %v it is asked nothing for %v", busyForgotten, d)
 	}
 }
 

@@ -84,6 +84,9 @@ func (nb *neighbour) onUnsubscribe(m *wire.Unsubscribe) {
 	if m.Feeds == wire.AllFeeds {
 		nb.haveSerial, nb.subSerial = true, m.Serial // the SUBSCRIBE may come later
 	}
+	if nb.push.all()&m.Feeds == 0 {
+		return
+	}
 	nb.push.leave(m.Feeds, n.now)
 	nb.push.setMask(nb.push.mask&^m.Feeds, n.now)
 	nb.ch.countChildren()

@@ -93,6 +93,7 @@ type neighbour struct {
 	saidState  Time
 	saidLive   wire.FeedMask // what the last STATE said
 	saying     allowance     // STATE because of changes
+	firsts     allowance     // manifests asked for that go before all else
 	sayAgain   Time          // when it is told once more; 0 never
 	saidNewer  Time
 	described  Time // when the descriptor was last sent
@@ -127,6 +128,8 @@ func fullAllowance(rate, depth float64) allowance {
 const (
 	verifyRate  = 1000 // manifest signatures a second
 	verifyBurst = 2000
+	firstRate   = 4 // manifests asked for a second that go before all else
+	firstBurst  = 16
 	// repairTimes the stream's own shards a second may be requested, but at
 	// least repairRate, and after a pause as many as repairSeconds of the
 	// stream have.
@@ -187,6 +190,7 @@ func (n *Node) neighbour(p *peer, c *Channel) *neighbour {
 		naming:   fullAllowance(1, 4),
 		auditing: fullAllowance(4, 8),
 		saying:   fullAllowance(stateRate, stateBurst),
+		firsts:   fullAllowance(firstRate, firstBurst),
 	}
 	nb.push.owner = nb
 	for i := range nb.held.Hop {

@@ -154,6 +154,7 @@ type Node struct {
 	houseAt   Time
 	// Sealed datagrams that were sent to us of late, and that came.
 	sealedDue, sealedIn float64
+	sealedAt            Time // when they are counted next
 	stats               Counters
 }
 
@@ -400,7 +401,9 @@ func (n *Node) Tick(now Time) {
 	}
 	if now >= n.houseAt {
 		n.houseAt = now + houseEvery
-		n.countSealed()
+		if now >= n.sealedAt {
+			n.countSealed()
+		}
 		for _, c := range n.channels {
 			c.housekeep()
 		}
@@ -409,13 +412,18 @@ func (n *Node) Tick(now Time) {
 }
 
 // countSealed adds what sealed datagrams came to what pathLoss says, about
-// which the last seconds count.
+// which the last fifteen seconds count; no link for more than 24 a second.
 func (n *Node) countSealed() {
-	const memory = 5 * time.Second
-	due, came := n.links.Sealed()
-	const keep = 1 - float64(houseEvery)/float64(memory)
-	n.sealedDue = n.sealedDue*keep + float64(due)
-	n.sealedIn = n.sealedIn*keep + float64(came)
+	const every, memory, most = 250 * time.Millisecond, 15 * time.Second, 6
+	n.sealedAt = n.now + every
+	const keep = 1 - float64(every)/float64(memory)
+	n.sealedDue *= keep
+	n.sealedIn *= keep
+	for _, p := range n.order {
+		due, came := p.link.Sealed(most)
+		n.sealedDue += due
+		n.sealedIn += came
+	}
 }
 
 // pathLoss is the share of what is sent to us that gets lost on its way, 1 if

@@ -102,7 +102,6 @@ const (
 	manifestSent
 	secondSent
 	manifestAsked // wanted because it was requested
-	manifestAgain // pushed once more because it was requested
 )
 
 func (p *pusher) setTag(t wire.Tag) { binary.BigEndian.PutUint64(p.head[:], uint64(t)) }
@@ -708,10 +707,10 @@ func (nb *neighbour) onRequest(m *wire.Request) {
 	}
 	if m.Manifest && nb.push.mask != 0 {
 		// All that we push of this block is worth nothing without: it comes
-		// before all else, but only once.
+		// before all else, but not over and over.
 		d := nb.push.debt(s.number)
-		if d != nil && d.manifest&(manifestWanted|manifestAgain) == 0 {
-			nb.push.oweManifest(d, manifestWanted|manifestAgain)
+		if d != nil && d.manifest&manifestWanted == 0 && nb.firsts.take(n.now) {
+			nb.push.oweManifest(d, manifestWanted)
 		}
 		m.Manifest = d != nil && d.manifest&manifestWanted == 0
 	}
@@ -747,7 +746,7 @@ func (nb *neighbour) starts(s *slot, want uint64, manifest bool) bool {
 		return false
 	}
 	d := nb.push.debt(s.number)
-	if d == nil || d.sent&want != 0 {
+	if d == nil || d.sent&want != 0 || manifest && !nb.firsts.take(c.node.now) {
 		return false
 	}
 	if manifest && d.manifest&manifestWanted == 0 {

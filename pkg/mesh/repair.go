@@ -35,9 +35,11 @@ const (
 	awaitedTime  = 3 * time.Second
 	awaitedTries = 12
 	// busyTime is the mean time for which who is too busy for a request is asked
-	// nothing; it doubles up to busyTwice times while nothing comes.
-	busyTime  = 225 * time.Millisecond
-	busyTwice = 3
+	// nothing; it doubles up to busyTwice times while nothing comes, and
+	// busyForgotten after the last of them it begins again.
+	busyTime      = 225 * time.Millisecond
+	busyTwice     = 3
+	busyForgotten = 5 * time.Second
 	// distrustTime is how long a parent that failed is the last choice; it
 	// doubles.
 	distrustTime = 10 * time.Second
@@ -471,7 +473,13 @@ func (nb *neighbour) onRefuse(m *wire.Refuse) {
 		return
 	}
 	if m.Reason == wire.RefuseBusy {
-		rest := busyTime << min(nb.busy, busyTwice)
+		switch {
+		case n.now < nb.busyUntil:
+			return // to what was asked at the same time
+		case n.now-nb.busyUntil > busyForgotten:
+			nb.busy = 0
+		}
+		rest := busyTime << nb.busy
 		nb.busyUntil = n.now + rest/2 + time.Duration(n.random.Int64N(int64(rest)))
 		nb.busy = min(nb.busy+1, busyTwice)
 		return

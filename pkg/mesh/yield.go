@@ -1,6 +1,10 @@
 package mesh
 
-import "time"
+import (
+	"time"
+
+	"github.com/sixcast/sixcast/pkg/block"
+)
 
 // Below capacity not everybody can be served. Who gets too little for a
 // picture takes from those who could have one: it gives all back and waits,
@@ -26,6 +30,8 @@ const (
 	// give up.
 	almost     = 2
 	almostSlow = 3
+	// hopefulSlow times as long takes who is told of room for him.
+	hopefulSlow = 10
 	// forgiving is how much longer all must be well than it was not, until
 	// that is forgotten; content how long until a wait is.
 	forgiving = 6
@@ -69,6 +75,7 @@ func (c *Channel) yield() {
 	}
 	switch d := n.now - c.looked; {
 	case c.roomFor(1):
+		c.hungry += d / hopefulSlow // it is their word
 	case onesCount(c.live().Stripes()) >= c.data()-almost:
 		c.hungry += d / almostSlow
 	default:
@@ -100,18 +107,26 @@ func (c *Channel) yield() {
 }
 
 // roomFor reports whether those who have delivered say that they have room
-// for so many like us.
+// for so many like us, and hold what we lack.
 func (c *Channel) roomFor(times int) bool {
 	k, most := 0, c.wanted/2
 	if len(c.neighbours) < wellKnown {
 		most = c.wanted // one may have most of what there is
 	}
+	live := c.live()
 	for _, nb := range c.neighbours {
-		if nb.delivered && nb.parentable() {
-			k += min(nb.room(), most)
+		if !nb.delivered || nb.suspect() || !nb.parentable() {
+			continue
 		}
+		has := 0
+		for i := range block.Stripes {
+			if !live.Has(i) && nb.offers(i) {
+				has++
+			}
+		}
+		k += min(nb.room(), most, has)
 	}
-	return k >= times*c.wanted
+	return k >= times*(c.wanted-onesCount(live.Stripes()))
 }
 
 // giveUp lets go of the blocks that are missing: those who have room need it.

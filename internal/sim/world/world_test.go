@@ -180,6 +180,9 @@ func TestSourceStandsStill(t *testing.T) {
 		r := run(t, Options{Seed: seed + 2, Viewers: 12, Freeze: 400 * time.Millisecond, Latency: time.Second, Hold: 12 * time.Second, Told: true, Short: true}, 2)
 		t.Logf("seed %d: in time %.4f", seed+2, r.InTime)
 		in += r.InTime / seeds
+		if r.InTime < 0.98 {
+			t.Errorf("seed %d: %.4f in time", seed+2, r.InTime)
+		}
 	}
 	if in < 0.995 {
 		t.Errorf("%.4f in time", in)
@@ -195,6 +198,9 @@ func TestEverybodyStandsStill(t *testing.T) {
 		r := run(t, Options{Seed: seed + 1, Viewers: 50, Stalls: 2, Loss: 0.02, Latency: time.Second, Hold: 10 * time.Second, Told: true, Short: true}, 2)
 		t.Logf("in time %.4f, delay %.2f %.2f", r.InTime, r.DelayP50, r.DelayP99)
 		in += r.InTime / seeds
+		if r.InTime < 0.985 {
+			t.Errorf("seed %d: %.4f in time", seed+1, r.InTime)
+		}
 	}
 	if in < 0.997 {
 		t.Errorf("%.4f in time", in)
