@@ -67,7 +67,8 @@ const (
 	helloFirst   = 150 * time.Millisecond // first wait for an ANSWER, doubling
 	helloMost    = 5 * time.Second        // up to this
 	halfOpenLife = 5 * time.Second
-	pingAfter    = time.Second // sent nothing sealed for so long: PING
+	pingAfter    = time.Second             // the initiator sent nothing sealed for so long: PING
+	pongAfter    = 1100 * time.Millisecond // the responder: as a rule its PONG has come first
 	pingGap      = 50 * time.Millisecond
 	deadAfter    = 5 * time.Second // heard nothing for so long: dead
 	probeAfter   = 5 * time.Second // a round-trip time this old rides along with the next datagram

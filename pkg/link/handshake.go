@@ -273,7 +273,7 @@ func (t *Table) cookieCame(now Time, b []byte) Result {
 		return t.drop(DropRepeated)
 	}
 	if l.tries == 1 {
-		l.sample(now - l.asked)
+		l.rtt.Sample(now - l.asked)
 	}
 	l.cookie = c
 	l.tries = 0
@@ -310,7 +310,7 @@ func (t *Table) answer(now Time, b []byte) Result {
 		return t.drop(DropAuth)
 	}
 	if l.tries == 1 {
-		l.sample(now - l.asked)
+		l.rtt.Sample(now - l.asked)
 	}
 	l.peerTag = wire.Tag(binary.BigEndian.Uint64(payload))
 	l.seen = netip.AddrPortFrom(netip.AddrFrom16([16]byte(payload[wire.TagSize:])), binary.BigEndian.Uint16(payload[wire.TagSize+16:]))
@@ -413,7 +413,7 @@ func (t *Table) finish(now Time, from netip.AddrPort, b []byte, h *halfOpen) Res
 		return t.drop(DropFull)
 	}
 	if !h.repeated {
-		l.sample(now - h.begun)
+		l.rtt.Sample(now - h.begun)
 	}
 	t.admit(l)
 	t.tags[l.tag] = target{link: l}

@@ -79,8 +79,7 @@ type Link struct {
 	pings  [4]ping
 	pinged int // PINGs sent
 	pingOn Time
-	rtt    time.Duration
-	rttvar time.Duration
+	rtt    Estimate
 
 	replies      allowance // PONG and ECHO
 	challenged   netip.AddrPort
@@ -129,20 +128,24 @@ func (l *Link) Tries() int { return l.tried }
 
 // RTT is the smoothed round-trip time and its mean deviation (RFC 6298),
 // zero until one has been measured.
-func (l *Link) RTT() (smoothed, variance time.Duration) { return l.rtt, l.rttvar }
+func (l *Link) RTT() (smoothed, variance time.Duration) { return l.rtt.Smoothed, l.rtt.Deviation }
 
 // Stats takes a reading.
 func (l *Link) Stats() LinkStats { return l.stats }
 
-// sample takes one measured round-trip time (RFC 6298 section 2).
-func (l *Link) sample(r time.Duration) {
+// Estimate is a time that is measured over and over, smoothed, and its mean
+// deviation (RFC 6298 section 2); zero until it has been measured.
+type Estimate struct{ Smoothed, Deviation time.Duration }
+
+// Sample takes one measured time.
+func (e *Estimate) Sample(r time.Duration) {
 	r = max(r, 1)
-	if l.rtt == 0 {
-		l.rtt, l.rttvar = r, r/2
+	if e.Smoothed == 0 {
+		e.Smoothed, e.Deviation = r, r/2
 		return
 	}
-	l.rttvar += ((l.rtt - r).Abs() - l.rttvar) / 4
-	l.rtt += (r - l.rtt) / 8
+	e.Deviation += ((e.Smoothed - r).Abs() - e.Deviation) / 4
+	e.Smoothed += (r - e.Smoothed) / 8
 }
 
 // SendControl seals control messages, at most wire.MaxControl bytes, and
@@ -366,7 +369,7 @@ func (l *Link) pongCame(now Time, token uint32) {
 			p.waiting = false
 			first := l.initiator && i == 0 && l.pinged <= len(l.pings)
 			if !first || l.finishes <= 1 {
-				l.sample(now - p.at)
+				l.rtt.Sample(now - p.at)
 			}
 			return
 		}
@@ -377,10 +380,13 @@ func (l *Link) pongCame(now Time, token uint32) {
 // heard, PINGs come sooner, since each takes FINISH along.
 func (l *Link) resetPing(now Time) {
 	wait := pingAfter
+	if !l.initiator {
+		wait = pongAfter
+	}
 	if l.initiator && !l.confirmed {
 		if l.probe == 0 {
-			l.probe = l.rtt + max(4*l.rttvar, 100*time.Millisecond)
-			if l.rtt == 0 {
+			l.probe = l.rtt.Smoothed + max(4*l.rtt.Deviation, 100*time.Millisecond)
+			if l.rtt.Smoothed == 0 {
 				l.probe = 300 * time.Millisecond
 			}
 		}

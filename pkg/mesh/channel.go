@@ -120,23 +120,25 @@ type Channel struct {
 
 // slot is what is known of one block.
 type slot struct {
-	number  block.Number
-	b       *block.Block  // nil until the manifest has come
-	first   Time          // when the block was first heard of
-	last    Time          // when the last shard of it came
-	gone    wire.FeedMask // feeds that have brought all of it that they will
-	made    uint64        // shards made from others that have not come by themselves
-	held    uint64        // shards made for ourselves that a feed may still bring
-	fresh   uint64        // shards not yet offered to children
-	asked   uint64        // shards that were requested
-	askAt   Time          // when to ask next; 0 not decided
-	wait    time.Duration
-	tries   uint8
-	decoded bool
-	dead    bool   // given up
-	sampled bool   // its loss has been counted
-	forked  bool   // another manifest of its name is about
-	pushed  uint64 // shards that came without being asked for
+	number   block.Number
+	b        *block.Block  // nil until the manifest has come
+	first    Time          // when the block was first heard of
+	last     Time          // when the last shard of it came
+	gone     wire.FeedMask // feeds that have brought all of it that they will
+	made     uint64        // shards made from others that have not come by themselves
+	held     uint64        // shards made for ourselves that a feed may still bring
+	fresh    uint64        // shards not yet offered to children
+	asked    uint64        // shards that were requested
+	out      uint64        // of those, the ones that may come until outUntil
+	pushed   uint64        // shards that came without being asked for
+	askAt    Time          // when to ask next; 0 not decided
+	outUntil Time
+	wait     time.Duration
+	tries    uint8
+	decoded  bool
+	dead     bool // given up
+	sampled  bool // its loss has been counted
+	forked   bool // another manifest of its name is about
 }
 
 type orphan struct {
@@ -234,6 +236,16 @@ func (c *Channel) Parents() (k int) {
 		}
 	}
 	return k
+}
+
+// ParentAddrs are their addresses.
+func (c *Channel) ParentAddrs() (addrs []netip.AddrPort) {
+	for _, nb := range c.neighbours {
+		if c.feedsOf(nb)&c.granted() != 0 {
+			addrs = append(addrs, nb.peer.link.Addr())
+		}
+	}
+	return addrs
 }
 
 // Descriptor is the channel's signed descriptor, as a datagram; nil if unknown.
@@ -361,7 +373,11 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 		// It stands for no feed that lives.
 		flags |= block.Regenerated
 	}
-	switch err := s.b.Add(index, flags, payload); err {
+	err := s.b.Add(index, flags, payload)
+	if !pushed && from != nil && (err == nil || err == block.ErrHave) {
+		from.turn.answered(n.now)
+	}
+	switch err {
 	case nil:
 	case block.ErrHave:
 		// It may have been made here a moment ago, or come from the parent

@@ -48,6 +48,8 @@ const (
 	misnamedFor  = 10 * time.Second
 	maxVoid      = 3
 	voidTime     = 30 * time.Second
+	// hintedNeighbours are had of what trackers name, without peer exchange.
+	hintedNeighbours = 8
 )
 
 // void is where somebody was named and nobody answered.
@@ -134,6 +136,23 @@ func (nb *neighbour) onPeers(m *wire.Peers) {
 		}
 	}
 	c.seek()
+}
+
+// Hint tells of peers that a tracker or the like names. They are dialled as those are that neighbours name: as many as are needed,
+// and forgotten where nobody answers. Without peer exchange the first of them are dialled as if the user had named them.
+func (n *Node) Hint(now Time, c *Channel, peers []netip.AddrPort) {
+	n.at(now)
+	for _, p := range peers {
+		switch {
+		case !dialable(p, p) || n.linked(p):
+		case n.exchanges():
+			c.know(p, nil, false)
+		case len(c.neighbours) < hintedNeighbours:
+			n.dial(c, p)
+		}
+	}
+	c.seek()
+	n.finish()
 }
 
 // linked reports whether there is a link to an address, or one begun.

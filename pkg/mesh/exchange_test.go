@@ -119,19 +119,31 @@ func TestWhatIsNotLiveHasNoNewHop(t *testing.T) {
 	}
 }
 
-func TestABacklogIsSentToWhoWantsNothingElse(t *testing.T) {
+// idle is a source and one viewer that asks for no feeds, after 4 s; nb is the
+// viewer as the source knows it.
+func idle(t *testing.T) (w *world, source, v *host, nb *neighbour) {
+	t.Helper()
 	w, source, vs := crowd(t, 1, 10*time.Millisecond, 10)
-	v := vs[0]
-	v.ch.waitUntil = Never // it asks for no feeds
-	w.run(10 * time.Second)
-	nb, c := source.ch.neighbours[0], source.ch
-	m := wire.Subscribe{Channel: c.tag, Serial: 1, Feeds: wire.AllFeeds &^ wire.Second, BackfillOnly: true, Run: c.run, First: wire.FromRAP}
+	vs[0].ch.waitUntil = Never
+	w.run(4 * time.Second)
+	return w, source, vs[0], source.ch.neighbours[0]
+}
+
+// subscribe gives nb the SUBSCRIBE of a child that has nothing itself.
+func (nb *neighbour) subscribe(m wire.Subscribe) {
+	m.Channel, m.Run = nb.ch.tag, nb.ch.run
 	for i := range m.Hop {
 		m.Hop[i] = wire.NoHop
 	}
 	nb.onSubscribe(&m)
+}
+
+func TestABacklogIsSentToWhoWantsNothingElse(t *testing.T) {
+	w, source, v, nb := idle(t)
+	w.run(10 * time.Second)
+	nb.subscribe(wire.Subscribe{Serial: 1, Feeds: wire.AllFeeds &^ wire.Second, BackfillOnly: true, First: wire.FromRAP})
 	v.ch.neighbours[0].filling = Never // as if it had asked
-	rap := c.rap
+	rap := source.ch.rap
 	source.node.Flush(w.now)
 	source.wake()
 	w.run(12 * time.Second)
@@ -144,17 +156,10 @@ func TestABacklogIsSentToWhoWantsNothingElse(t *testing.T) {
 // something else is not taken from it, and what it asked for before it gave
 // all back is not pushed.
 func TestAnUnsubscribeThatIsOvertaken(t *testing.T) {
-	w, source, vs := crowd(t, 1, 10*time.Millisecond, 5)
-	v := vs[0]
-	v.ch.waitUntil = Never // it asks for no feeds
-	w.run(4 * time.Second)
-	nb, c := source.ch.neighbours[0], source.ch
+	_, source, _, nb := idle(t)
+	c := source.ch
 	subscribe := func(serial uint16, feeds wire.FeedMask) {
-		m := wire.Subscribe{Channel: c.tag, Serial: serial, Feeds: feeds, Run: c.run, First: wire.FromNext}
-		for i := range m.Hop {
-			m.Hop[i] = wire.NoHop
-		}
-		nb.onSubscribe(&m)
+		nb.subscribe(wire.Subscribe{Serial: serial, Feeds: feeds, First: wire.FromNext})
 	}
 	for k, x := range []struct {
 		subscribed, unsubscribed uint16
@@ -188,17 +193,11 @@ func TestAnUnsubscribeThatIsOvertaken(t *testing.T) {
 // A child cannot have manifests sent before all else over and over, not by
 // giving back what it has and asking for it again either.
 func TestManifestsThatAreAskedForAgainWaitTheirTurn(t *testing.T) {
-	w, source, vs := crowd(t, 1, 10*time.Millisecond, 5)
-	vs[0].ch.waitUntil = Never // it asks for no feeds
-	w.run(4 * time.Second)
-	nb, c := source.ch.neighbours[0], source.ch
+	_, source, _, nb := idle(t)
+	c := source.ch
 	first := 0
 	for k := range uint16(20) {
-		m := wire.Subscribe{Channel: c.tag, Serial: k + 1, Feeds: 1, Run: c.run, First: c.next - 10}
-		for i := range m.Hop {
-			m.Hop[i] = wire.NoHop
-		}
-		nb.onSubscribe(&m)
+		nb.subscribe(wire.Subscribe{Serial: k + 1, Feeds: 1, First: c.next - 10})
 		for b := c.next - 8; b < c.next-4; b++ {
 			nb.onRequest(&wire.Request{Channel: c.tag, Name: block.Name{Run: c.run, Number: b}, Manifest: true})
 			if d := nb.push.debt(b); d != nil && d.manifest&(manifestWanted|manifestAsked) == manifestWanted {
@@ -299,5 +298,108 @@ func TestWhoWasNamedByOthersIsNotKept(t *testing.T) {
 				t.Errorf("viewer %d: %v dialled %v, lead %v", i, nb.peer.link.Addr(), nb.dialled, nb.lead)
 			}
 		}
+	}
+}
+
+// A link of our own that loses everything for a moment makes nobody silent,
+// but one neighbour that says nothing while others do is.
+func TestWhoHearsNobodyBlamesNobody(t *testing.T) {
+	var e ear
+	now := Time(0)
+	for range 200 {
+		now += 4 * time.Millisecond
+		if e.hear(now) {
+			t.Fatalf("deaf after 4 ms at %v", now)
+		}
+	}
+	for _, x := range []struct {
+		after time.Duration
+		deaf  bool
+	}{{30 * time.Millisecond, false}, {120 * time.Millisecond, true}, {600 * time.Millisecond, false}} {
+		if deaf := e.deaf(now+x.after) > 0; deaf != x.deaf {
+			t.Errorf("nothing from anybody for %v: deaf %v", x.after, deaf)
+		}
+	}
+	if !e.hear(now+120*time.Millisecond) || e.hear(now+124*time.Millisecond) {
+		t.Error("the first datagram afterwards ends it")
+	}
+	// What then comes is a word now and then: the one who brought the rest is gone.
+	if now += 324 * time.Millisecond; e.deaf(now) > 0 || e.hear(now) || e.deaf(now+200*time.Millisecond) > 0 {
+		t.Error("deaf again, though only a few had come in between")
+	}
+	// Where little comes at all, a pause says nothing.
+	e, now = ear{}, 0
+	for range 200 {
+		now += 40 * time.Millisecond
+		e.hear(now)
+	}
+	if e.deaf(now+200*time.Millisecond) > 0 {
+		t.Error("deaf after five of the usual gaps")
+	}
+
+	w, _, vs := crowd(t, 3, 10*time.Millisecond, 8)
+	w.run(7 * time.Second)
+	nb := vs[0].ch.neighbours[0]
+	n := vs[0].node
+	n.now = n.ear.last + 120*time.Millisecond
+	if s := nb.silence(); s > 60*time.Millisecond {
+		t.Errorf("while we are deaf it counts as silent for %v", s)
+	}
+	n.ear.last = n.now
+	if s := nb.silence(); s < 120*time.Millisecond {
+		t.Errorf("while others speak it counts as silent for %v", s)
+	}
+}
+
+// What a neighbour takes to answer is measured by requests that nothing else
+// can have answered.
+func TestTurnaround(t *testing.T) {
+	var a turnaround
+	a.asked(time.Millisecond)
+	a.answered(81 * time.Millisecond)
+	if a.Smoothed != 80*time.Millisecond || a.Deviation != 40*time.Millisecond {
+		t.Errorf("after one answer: %v ± %v", a.Smoothed, a.Deviation)
+	}
+	a.asked(time.Second)
+	a.asked(1100 * time.Millisecond) // which of the two is answered is not known
+	a.answered(1120 * time.Millisecond)
+	if a.Smoothed != 80*time.Millisecond {
+		t.Errorf("an answer to either of two: %v", a.Smoothed)
+	}
+	for k := range 40 {
+		at := Time(2+k) * time.Second
+		a.asked(at)
+		a.answered(at + 20*time.Millisecond)
+		a.answered(at + 500*time.Millisecond) // the rest of the same answer
+	}
+	if a.Smoothed > 25*time.Millisecond || a.Deviation > 5*time.Millisecond {
+		t.Errorf("after forty answers in 20 ms: %v ± %v", a.Smoothed, a.Deviation)
+	}
+}
+
+// What a request is to bring is not requested again before its time, and what
+// becomes overdue meanwhile is requested at once.
+func TestRequestsUnderWay(t *testing.T) {
+	w, _, vs := crowd(t, 2, 10*time.Millisecond, 8)
+	w.run(7 * time.Second)
+	c := vs[1].ch
+	n := c.node
+	s := c.slot(c.next - 1)
+	if s == nil || s.b == nil {
+		t.Fatal("no block")
+	}
+	s.out, s.outUntil = 1<<3|1<<7, n.now+100*time.Millisecond
+	if got := c.outstanding(s); got != 1<<3|1<<7 {
+		t.Errorf("outstanding %b", got)
+	}
+	nb := c.neighbours[0]
+	nb.last = lastAsk{s.number, 1 << 7}
+	nb.onRefuse(&wire.Refuse{Channel: c.tag, Name: block.Name{Run: c.run, Number: s.number}, Reason: wire.RefuseBusy})
+	if got := c.outstanding(s); got != 1<<3 {
+		t.Errorf("after a refusal outstanding %b", got)
+	}
+	n.now = s.outUntil
+	if got := c.outstanding(s); got != 0 {
+		t.Errorf("after its time outstanding %b", got)
 	}
 }

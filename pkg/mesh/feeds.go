@@ -946,10 +946,11 @@ func (c *Channel) hushed(nb *neighbour, last Time) bool {
 	return nb.lastGood != 0 && nb.lastGood >= nb.grantedAt && nb.silence() > limit && last-nb.lastGood > limit && c.others(nb)
 }
 
-// silence is how long nb has said nothing at all while we listened.
+// silence is how long nb has said nothing at all while we listened, and heard
+// others.
 func (nb *neighbour) silence() time.Duration {
 	n := nb.ch.node
-	return n.now - max(nb.peer.link.Heard(), n.woke)
+	return max(0, n.now-n.ear.deaf(n.now)-max(nb.peer.link.Heard(), n.woke))
 }
 
 // silent reports whether nb has brought nothing for so long that it is left:

@@ -19,6 +19,8 @@ const (
 	// groupSilent is how long a group may be silent before its receivers
 	// fall back to unicast.
 	groupSilent = 1500 * time.Millisecond
+	// groupTrust is how long it has been heard before they live on it alone.
+	groupTrust = 2 * time.Second
 	// maxAsked bounds the requests that are held: they are compared with each
 	// other.
 	maxAsked = 512
@@ -42,7 +44,9 @@ type group struct {
 	latest      block.Number
 	latestAt    Time
 	heardAt     Time
-	heardSince  Time
+	broughtAt   Time // when it last brought something of the channel
+	since       Time // when that began
+	told        bool // the event has been said
 	groupVerify allowance
 	repairer    *neighbour
 	repairAddr  netip.AddrPort
@@ -122,10 +126,10 @@ func (c *Channel) fromGroup(from netip.AddrPort, b []byte) {
 }
 
 func (g *group) heard(number block.Number, now Time) {
-	if now-g.heardAt > groupSilent {
-		g.heardSince = now
+	if g.broughtAt == 0 || now-g.broughtAt > groupSilent {
+		g.since = now
 	}
-	g.heardAt = now
+	g.heardAt, g.broughtAt = now, now
 	if number > g.latest || beyond(g.latest, number, window/2+1) {
 		g.latest, g.latestAt = number, now
 	}
@@ -299,17 +303,15 @@ func (g *group) housekeep(c *Channel) {
 			g.repairer.askFor(w.name)
 		}
 	}
-	r := g.repairer
-	switch {
-	case g.receiving(n.now):
-		if c.taken() != 0 && n.now-g.heardSince > 2*time.Second {
-			// The group is back for good.
-			for i := range c.feeds {
-				c.drop(i)
-			}
-			n.out.Event(Event{Kind: EventParent, Channel: c.ID, Text: "multicast group"})
+	if r := g.repairer; !g.receiving(n.now) {
+		g.told = false
+		c.reassign = c.reassign || r != nil && r.joined && r.ahead()
+	} else if (c.taken() != 0 || !g.told) && g.broughtAt != 0 && n.now-g.since > groupTrust {
+		// The group is there for good.
+		for i := range c.feeds {
+			c.drop(i)
 		}
-	case r != nil && r.joined && r.ahead():
-		c.reassign = true
+		g.told = true
+		n.out.Event(Event{Kind: EventParent, Channel: c.ID, Text: "multicast group"})
 	}
 }

@@ -9,6 +9,9 @@ import (
 // highest is the number of the highest stripe in m.
 func highest(m wire.FeedMask) int { return bits.Len16(uint16(m)) - 1 }
 
+// under is the set of all shards before the highest in m.
+func under(m uint64) uint64 { return 1<<max(0, bits.Len64(m)-1) - 1 }
+
 func onesCount(m wire.StripeMask) int { return bits.OnesCount16(uint16(m)) }
 
 // lowest keeps the k lowest stripes of m.

@@ -324,6 +324,48 @@ func TestRelayStartedAgain(t *testing.T) {
 	}
 }
 
+// TestChainAroundARelayStartedAgain: who has but one parent, and children whose
+// words still come, misses the parent as soon as who has none.
+func TestChainAroundARelayStartedAgain(t *testing.T) {
+	for k := range 8 {
+		w := newWorld(t, uint64(14+k))
+		s := newDefaultStation(t)
+		id := s.key.ID()
+		p := netem.Params{Delay: 5 * time.Millisecond}
+		source := w.host("source", id, netem.Params{}, Config{})
+		dies, behind := w.host("relay", id, p, Config{}), w.host("relay behind", id, p, Config{})
+		viewers := []*host{w.host("viewer", id, p, Config{}), w.host("other viewer", id, p, Config{})}
+		dies.dial(source)
+		behind.dial(dies)
+		for _, v := range viewers {
+			v.dial(behind)
+		}
+		s.feed(source, 0, 100)
+		at := 3*time.Second + time.Duration(k)*29*time.Millisecond
+		back := at + time.Second
+		w.at(at, func() { dies.dead = true })
+		w.at(back, func() {
+			again := w.host("relay again", id, p, Config{})
+			delete(w.hosts, again.addr)
+			again.addr = dies.addr
+			w.hosts[again.addr] = again
+			again.dial(source)
+		})
+		w.run(back + time.Second)
+		for _, v := range viewers {
+			first := Never
+			for _, at := range v.blocks {
+				if at > back {
+					first = min(first, at)
+				}
+			}
+			if first == Never {
+				t.Errorf("the relay dies at %v: a second after it is back nothing has come to the %s", at, v.name)
+			}
+		}
+	}
+}
+
 func TestParentDiesAndComesBack(t *testing.T) {
 	w := newWorld(t, 10)
 	s := newDefaultStation(t)

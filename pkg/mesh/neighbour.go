@@ -1,10 +1,12 @@
 package mesh
 
 import (
+	"slices"
 	"time"
 
 	"github.com/sixcast/sixcast/pkg/block"
 	"github.com/sixcast/sixcast/pkg/channel"
+	"github.com/sixcast/sixcast/pkg/link"
 	"github.com/sixcast/sixcast/pkg/pace"
 	"github.com/sixcast/sixcast/pkg/wire"
 )
@@ -53,11 +55,13 @@ type neighbour struct {
 	notBefore  Time // not asked for feeds before
 	distrust   Time // the last choice until then
 	distrusted uint8
-	paused     Time          // since when nothing comes of it, and others are asked to take over; 0: it does
-	triedAt    Time          // when we last tried whether it passes on what it gets
-	excuses    uint8         // trials refused in spite of what it says that it has
-	shady      Time          // it promised what it did not deliver; served last until then
-	unanswered uint8         // requests in a row that brought nothing
+	paused     Time  // since when nothing comes of it, and others are asked to take over; 0: it does
+	triedAt    Time  // when we last tried whether it passes on what it gets
+	excuses    uint8 // trials refused in spite of what it says that it has
+	shady      Time  // it promised what it did not deliver; served last until then
+	unanswered uint8 // requests in a row that brought nothing
+	turn       turnaround
+	last       lastAsk
 	requested  Time          // when the last of them went out
 	lastGood   Time          // when something verified last came of a feed of it
 	starvedAt  Time          // when a feed of it last starved
@@ -284,12 +288,20 @@ func (nb *neighbour) appendJoin(dst []byte) []byte {
 	switch {
 	case c.wantOf(nb) != 0:
 		dst = nb.appendSubscribe(dst)
-	case c.group.repairer == nb && !c.begun:
-		// The backlog since the last random access point, for a quick start.
+	case nb.backfill || c.lacksBacklog(nb):
 		nb.backfill = true
 		dst = nb.appendSubscribe(dst)
 	}
 	return dst
+}
+
+// lacksBacklog reports whether nb is to send the backlog since the last random
+// access point, for a quick start: the group brings only what is new.
+func (c *Channel) lacksBacklog(nb *neighbour) bool {
+	if c.caughtUp || c.taken() != 0 || nb != c.group.repairer && !c.group.receiving(c.node.now) {
+		return false
+	}
+	return !slices.ContainsFunc(c.neighbours, func(o *neighbour) bool { return c.node.now < o.filling })
 }
 
 // guess assigns feeds to a peer of which nothing is known yet, as nothing is
@@ -626,6 +638,52 @@ func (nb *neighbour) rtt() time.Duration {
 		return 100 * time.Millisecond
 	}
 	return s + 4*v
+}
+
+// answers is how long a request to nb may take to be answered before others
+// are asked.
+func (nb *neighbour) answers() time.Duration {
+	s, v := nb.peer.link.RTT()
+	if s == 0 {
+		s = 100 * time.Millisecond
+	}
+	t := s + min(4*v, 60*time.Millisecond)
+	if e := nb.turn.Estimate; e.Smoothed > 0 {
+		t = e.Smoothed + e.Deviation
+	}
+	return min(t, max(s, nb.ch.node.cfg.Patience/8)) + askAgain
+}
+
+// turnaround is how long a neighbour takes to answer requests, its own queue
+// included. A request that was followed by another before anything came
+// measures nothing (Karn).
+type turnaround struct {
+	link.Estimate
+	at    Time // of the request that is being timed; 0 none
+	until Time // requests before this may still be answered
+}
+
+// asked notes a request.
+func (t *turnaround) asked(now Time) {
+	t.at = now
+	if now < t.until {
+		t.at = 0
+	}
+	t.until = now + time.Second
+}
+
+// answered notes that something came that had been requested.
+func (t *turnaround) answered(now Time) {
+	if t.at != 0 {
+		t.Sample(now - t.at)
+	}
+	t.at, t.until = 0, 0
+}
+
+// lastAsk is what a neighbour was last asked for.
+type lastAsk struct {
+	number block.Number
+	shards uint64
 }
 
 // tellNewer answers a push of a run that has been replaced with a manifest of

@@ -149,7 +149,8 @@ type Node struct {
 	keptSince Time // when it last held up nothing that is due: neither a backlog nor what was requested is
 	heldUp    bool // it does
 	now       Time
-	woke      Time // when we last went on after having stood still
+	woke      Time // when we last went on after having stood still, or heard nobody
+	ear       ear
 	pumpAt    Time
 	houseAt   Time
 	// Sealed datagrams that were sent to us of late, and that came.
@@ -366,6 +367,9 @@ func (n *Node) Receive(now Time, from netip.AddrPort, b []byte) {
 	if r.Link == nil {
 		return
 	}
+	if n.ear.hear(now) {
+		n.woke = now
+	}
 	if nb, ok := r.Value.(*neighbour); ok && len(r.Bare) > 0 {
 		nb.arrivals.Datagram(len(b))
 		nb.lastData = now
@@ -376,6 +380,50 @@ func (n *Node) Receive(now Time, from netip.AddrPort, b []byte) {
 		n.stats.ControlIn += uint64(len(b))
 		n.control(p, r.Messages)
 	}
+}
+
+// ear knows when we heard anybody at all. A burst of loss on our own link, a
+// modem that syncs anew: all fall silent at once, and nobody is to blame. Who
+// then hears as much as before was deaf. Who hears a word now and then has lost
+// the one who brought nearly everything.
+type ear struct {
+	last Time
+	gap  float64 // between datagrams, in the mean, ns
+	run  int     // datagrams since the last silence
+}
+
+const (
+	deafLeast = 50 * time.Millisecond  // nothing from anybody in this time, and in deafGaps mean gaps
+	deafMost  = 500 * time.Millisecond // then we are not deaf but alone
+	deafGaps  = 10
+	deafRun   = 10 // datagrams from one silence to the next, if that is to be deafness too
+)
+
+// hear notes that something came, and reports whether we were deaf until now.
+func (e *ear) hear(now Time) bool {
+	deaf := e.deaf(now) > 0
+	if e.run++; e.silent(now) {
+		e.run = 0
+	}
+	if e.last != 0 && !deaf {
+		e.gap += (float64(now-e.last) - e.gap) / 64
+	}
+	e.last = now
+	return deaf
+}
+
+// silent reports whether nobody has said anything for unusually long.
+func (e *ear) silent(now Time) bool {
+	d := now - e.last
+	return e.last != 0 && d > deafLeast && d > time.Duration(deafGaps*e.gap)
+}
+
+// deaf is for how long we have heard nobody, 0 where that means nothing.
+func (e *ear) deaf(now Time) time.Duration {
+	if d := now - e.last; e.run >= deafRun && d < deafMost && e.silent(now) {
+		return d
+	}
+	return 0
 }
 
 // ReceiveGroup takes one datagram that came from the multicast group of a

@@ -406,6 +406,14 @@ func (c *Channel) pumpChildren() {
 		}
 		return cmp.Compare(a.oldest, b.oldest)
 	})
+	if c.source && asked {
+		// Nobody else has what its roots lack, and all wait for it.
+		for _, p := range c.debtors {
+			if p.asked {
+				c.pump(p, repeated)
+			}
+		}
+	}
 	for _, p := range c.debtors {
 		c.pump(p, current)
 	}
@@ -428,6 +436,7 @@ const (
 	current   debtClass = iota // blocks since the child subscribed
 	backlog                    // blocks before that
 	requested                  // shards that it asked for
+	repeated                   // of those, what it had been sent before
 )
 
 // modest reports whether the child has not had more than its share.
@@ -502,7 +511,7 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 		}
 		if s := c.slot(p.base + block.Number(i)); s == nil || s.b == nil {
 			p.forgive(d)
-		} else if c.pumpBlock(p, s, d, what == requested); d.empty() {
+		} else if c.pumpBlock(p, s, d, what); d.empty() {
 			p.pending--
 		} else if what == backlog {
 			p.behind = true
@@ -520,7 +529,7 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 		}
 	}
 	if what == backlog && p.inOrder && !p.behind {
-		p.inOrder, p.backlog = false, c.next
+		p.inOrder, p.backlog = false, c.next-min(c.next, recent) // of which more may come yet
 	}
 	p.shrink(c)
 	if p.pending > 0 {
@@ -537,7 +546,7 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 func (c *Channel) pumpStart(p *pusher) {
 	i := int(p.start - p.base)
 	if s := c.slot(p.start); p.start >= p.base && i < len(p.owed) && s != nil && s.b != nil && !p.owed[i].empty() {
-		if c.pumpBlock(p, s, &p.owed[i], false); !p.owed[i].empty() {
+		if c.pumpBlock(p, s, &p.owed[i], current); !p.owed[i].empty() {
 			return
 		}
 		p.pending--
@@ -572,9 +581,9 @@ func (c *Channel) pumpManifests(p *pusher) {
 }
 
 // pumpBlock sends what is owed of one block as far as the allowance goes.
-func (c *Channel) pumpBlock(p *pusher, s *slot, d *debt, asked bool) {
+func (c *Channel) pumpBlock(p *pusher, s *slot, d *debt, what debtClass) {
 	n := c.node
-	if d.manifest&manifestWanted != 0 && (asked || d.manifest&manifestAsked == 0) {
+	if d.manifest&manifestWanted != 0 && what != repeated && (what == requested || d.manifest&manifestAsked == 0) {
 		c.sendOne(p, s.b.ManifestDatagram())
 		d.manifest = d.manifest&^(manifestWanted|manifestAsked) | manifestSent
 	}
@@ -583,7 +592,9 @@ func (c *Channel) pumpBlock(p *pusher, s *slot, d *debt, asked bool) {
 	half := bits.OnesCount64(p.wanted(m)) / 2
 	want := d.want
 	switch {
-	case !asked:
+	case what == repeated:
+		want &= d.asked & d.again
+	case what != requested:
 		want &^= d.asked
 	case d.asked != 0 && n.now-d.askedAt > askedLife:
 		d.want &^= d.asked

@@ -24,7 +24,13 @@ const (
 	requestsAtOnce = 64
 	maxServers     = 3
 	// askAgain after a round trip a request counts as lost.
-	askAgain = 60 * time.Millisecond
+	// It is so long where feeds are lacking.
+	askAgain      = 40 * time.Millisecond
+	askAgainShort = 60 * time.Millisecond
+	// lullTime is how long after a lull of the source what is missing is late.
+	lullTime = time.Second
+	// askGather is how long after a request no other is made for the block.
+	askGather = 20 * time.Millisecond
 	// askTimes the stream's own shards may be requested, askTimesJoining
 	// until the live edge is reached, askTimesHungry with too few feeds.
 	askTimes        = 0.5
@@ -131,7 +137,9 @@ func (c *Channel) awaited(s *slot) bool {
 
 // parentsFirst reports whether s is asked of those only who were to push it, of
 // each what it was to bring.
-func (c *Channel) parentsFirst(s *slot) bool { return s.tries == 0 && !c.awaited(s) }
+func (c *Channel) parentsFirst(s *slot) bool {
+	return (s.tries == 0 || s.tries == 1 && c.outstanding(s) != 0) && !c.awaited(s)
+}
 
 // patience is how long s is asked for. Without the block that a picture begins
 // at nothing can be played at all: the next such block is seconds away.
@@ -155,7 +163,7 @@ func (c *Channel) coming(feeds wire.FeedMask, m *block.Manifest) uint64 {
 }
 
 // due is when to look at a block that cannot be decoded: now, if what may
-// still come will not do.
+// still come, asked for or not, will not do.
 func (c *Channel) due(s *slot) Time {
 	if s.askAt > c.node.now {
 		return s.askAt
@@ -168,10 +176,44 @@ func (c *Channel) due(s *slot) Time {
 		return next
 	}
 	f := s.b.Manifest()
-	if bits.OnesCount64(s.b.Have()|c.coming(m, f)) >= f.DataShards() {
+	will := s.b.Have() | c.coming(m, f)
+	if out := c.outstanding(s) &^ will; out != 0 {
+		will |= out
+		next = min(next, s.outUntil)
+	}
+	if bits.OnesCount64(will) >= f.DataShards() {
 		return next
 	}
 	return s.askAt
+}
+
+// short reports whether what is missing is no loss: feeds are lacking, or a
+// moment ago all of them were late. Haste makes that worse.
+func (c *Channel) short() bool {
+	return onesCount(c.live().Stripes()) < c.data() || c.lulled()
+}
+
+// answerWait is how long a request to nb is waited for.
+func (c *Channel) answerWait(nb *neighbour) (wait time.Duration) {
+	short := c.short()
+	if short {
+		wait = nb.rtt() + askAgainShort
+	}
+	if !short || c.lulled() {
+		wait = max(wait, nb.answers())
+	}
+	return wait
+}
+
+// lulled reports whether the source stood still a moment ago.
+func (c *Channel) lulled() bool { return c.node.now-c.silentSince < lullTime }
+
+// outstanding is the set of shards of s that were requested and may still come.
+func (c *Channel) outstanding(s *slot) uint64 {
+	if c.node.now >= s.outUntil {
+		s.out = 0
+	}
+	return s.out
 }
 
 // repair asks for what is missing and due, and gives up what is too old.
@@ -226,10 +268,20 @@ func (c *Channel) notice(s *slot) {
 	var want uint64
 	for i := range block.Stripes {
 		f := &c.feeds[i]
-		if s.gone.Has(i) && f.from != nil && f.granted && s.number >= f.joint && f.latest > s.number && f.from.hopOn(i) == 0 && (root == nil || root == f.from) {
-			root = f.from
-			want |= c.coming(1<<i, m)
+		if f.from == nil || !f.granted || s.number < f.joint || f.from.hopOn(i) != 0 || root != nil && root != f.from {
+			continue
 		}
+		all := c.coming(1<<i, m)
+		switch {
+		case s.gone.Has(i) && f.latest > s.number:
+		case f.latest == s.number && f.last+reorderSlack <= c.node.now:
+			// It sends the rows in their order.
+			all &= under(s.pushed & all)
+		default:
+			continue
+		}
+		root = f.from
+		want |= all
 	}
 	want &^= s.b.Have() | s.asked
 	if want == 0 || c.node.now < root.busyUntil {
@@ -309,11 +361,13 @@ func (c *Channel) ask(s *slot) bool {
 		need = block.MaxShards
 	} else {
 		f := s.b.Manifest()
-		missing = f.AllMask() &^ s.b.Have() &^ c.coming(pending, f)
+		will := c.coming(pending, f) | c.outstanding(s)
+		missing = f.AllMask() &^ s.b.Have() &^ will
 		data = missing & f.DataMask()
-		need = s.b.Missing() - bits.OnesCount64(c.coming(pending, f)&^s.b.Have())
+		need = s.b.Missing() - bits.OnesCount64(will&^s.b.Have())
 		need += (need + 7) / 8
 	}
+	more := c.outstanding(s) != 0
 	servers := c.serversOf(s)
 	if len(servers) == 0 {
 		s.askAt = n.now + 50*time.Millisecond
@@ -352,8 +406,11 @@ func (c *Channel) ask(s *slot) bool {
 		need -= bits.OnesCount64(want)
 		c.request(sv, s, want, s.b == nil && (k == 0 || s.tries > 1))
 		sv.unanswered = min(sv.unanswered, 254) + 1
+		sv.turn.asked(n.now)
 		sv.requested = n.now
-		wait = max(wait, sv.rtt()+askAgain)
+		s.out |= want
+		sv.last = lastAsk{s.number, want}
+		wait = max(wait, c.answerWait(sv))
 		if need <= 0 && s.b != nil {
 			break
 		}
@@ -361,14 +418,18 @@ func (c *Channel) ask(s *slot) bool {
 	if wait == 0 {
 		wait = 50 * time.Millisecond
 	}
-	if s.tries < 255 {
+	if s.tries < 255 && !more {
 		s.tries++
 	}
 	if (s.tries > 4 || c.hungers()) && !(awaited && s.tries < awaitedTries) {
 		wait = max(wait, s.wait+s.wait/2)
 	}
 	s.wait = min(wait, maxWait)
-	s.askAt = n.now + s.wait
+	s.outUntil = n.now + s.wait
+	s.askAt = s.outUntil
+	if s.b != nil && s.tries <= 4 && !c.short() {
+		s.askAt = min(s.outUntil, n.now+askGather)
+	}
 	return true
 }
 
@@ -482,6 +543,10 @@ func (nb *neighbour) onRefuse(m *wire.Refuse) {
 		rest := busyTime << nb.busy
 		nb.busyUntil = n.now + rest/2 + time.Duration(n.random.Int64N(int64(rest)))
 		nb.busy = min(nb.busy+1, busyTwice)
+		if s := c.slot(m.Name.Number); s != nil && nb.last.number == s.number {
+			s.out &^= nb.last.shards
+			c.repairAt = min(c.repairAt, max(n.now, s.askAt))
+		}
 		return
 	}
 	if m.Reason != wire.RefuseGone || c.feedsOf(nb) == 0 && nb != c.group.repairer {

@@ -161,13 +161,13 @@ func (s *stalls) over(t Time, o *Options) Time {
 	return t
 }
 
-// burst is the state of one link that loses in bursts.
+// burst is the state of a node's link when that loses in bursts.
 type burst struct {
 	bad   bool
 	until Time
 }
 
-// loses moves a bursty link on to a time and says whether it loses then.
+// loses moves the link on to a time and says whether it loses then.
 func (b *burst) loses(d *dice, at Time, loss float64) bool {
 	good := float64(burstTime) * (1 - loss) / loss
 	if b.until == 0 {

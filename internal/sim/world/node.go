@@ -60,7 +60,7 @@ type node struct {
 	up, down access
 	cross    cross
 	stalls   stalls
-	bursts   map[uint32]*burst
+	burst    burst
 	inbox    []event // on the downlink at the end of a window
 
 	first   block.Number // of decoded[0]
@@ -216,7 +216,7 @@ func (n *node) act(now Time) {
 // end takes the engine away, for its memory.
 func (n *node) end() {
 	n.counted = n.engine.Stats().Counters
-	n.state, n.engine, n.ch, n.inbox, n.bursts = gone, nil, nil, nil, nil
+	n.state, n.engine, n.ch, n.inbox = gone, nil, nil, nil
 	n.due, n.plan = Never, Never
 }
 
@@ -237,6 +237,10 @@ func (n *node) run(end Time) {
 	in := append(k.inbox[:0], n.inbox...)
 	for _, e := range k.arrivals {
 		if e.toGen != n.gen {
+			k.sum.lost++
+			continue
+		}
+		if w.Burst && w.Loss > 0 && n.burst.loses(&n.dice, e.at, w.Loss) {
 			k.sum.lost++
 			continue
 		}
@@ -380,7 +384,7 @@ func (n *node) Send(to netip.AddrPort, head, body []byte) {
 	if n.id == 0 {
 		k.sec.source += uint64(size)
 	}
-	if w.Loss > 0 && n.loses(id, out) {
+	if w.Loss > 0 && !w.Burst && n.dice.float() < w.Loss {
 		k.sum.lost++
 		return
 	}
@@ -389,22 +393,6 @@ func (n *node) Send(to netip.AddrPort, head, body []byte) {
 		n.seq++
 		k.post(&e)
 	}
-}
-
-// loses decides about one datagram on the link to a peer.
-func (n *node) loses(to uint32, at Time) bool {
-	if !n.w.Burst {
-		return n.dice.float() < n.w.Loss
-	}
-	b := n.bursts[to]
-	if b == nil {
-		if n.bursts == nil {
-			n.bursts = make(map[uint32]*burst)
-		}
-		b = new(burst)
-		n.bursts[to] = b
-	}
-	return b.loses(&n.dice, at, n.w.Loss)
 }
 
 // SendGroup does nothing: there is no multicast here.

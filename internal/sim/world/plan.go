@@ -73,7 +73,8 @@ type Options struct {
 	Short bool `json:"short"`
 	// Jitter is the most by which a path's delay wanders (5 ms).
 	Jitter time.Duration `json:"jitter"`
-	// Loss of every link, and whether it comes in bursts of 30 ms.
+	// Loss on every way, and whether it comes in bursts of 30 ms in the mean
+	// instead, in which nothing at all reaches a node.
 	Loss  float64 `json:"loss"`
 	Burst bool    `json:"burst"`
 	// Cross is the share of viewers whose uplink others use too, now and then.
