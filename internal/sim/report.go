@@ -28,6 +28,9 @@ func table(w io.Writer, o *outcome) {
 	if r.LostMax > 0 {
 		fmt.Fprintf(w, "  lost mean %.2f s, p95 %.2f, most %.2f", r.LostMean, r.LostP95, r.LostMax)
 	}
+	if o := r.Options; o.Vanish+o.Polluters+o.Liars+o.Mutes > 0 {
+		fmt.Fprintf(w, "  usable %.1f ×", r.Usable)
+	}
 	if r.LateP95 > 0 {
 		fmt.Fprintf(w, "  late start-up %.2f s, p95 %.2f", r.LateP50, min(999, r.LateP95))
 	}

@@ -145,6 +145,9 @@ type Result struct {
 	LostMean float64 `json:"lost_mean,omitempty"`
 	LostP95  float64 `json:"lost_p95,omitempty"`
 	LostMax  float64 `json:"lost_max,omitempty"`
+	// Usable is the mean uplink, × the stream, of those who are there at the
+	// end: what the hostile have counts for nothing.
+	Usable float64 `json:"usable"`
 	// Wrong blocks were handed over that the source did not make.
 	Wrong uint64 `json:"wrong"`
 
@@ -352,6 +355,7 @@ func (w *World) result() *Result {
 		}
 	}
 	w.traffic(r, perSecond, perDelay)
+	r.Usable = w.usable()
 	r.Hash = fmt.Sprintf("%016x", sum.Sum64())
 	return r
 }
@@ -459,4 +463,19 @@ func quantile(d []time.Duration, q float64) float64 {
 	slices.Sort(d)
 	i := max(0, int(math.Ceil(q*float64(len(d))))-1)
 	return min(d[i], time.Hour).Seconds()
+}
+
+// usable is the mean uplink, × the stream, that those have for each other who
+// are there at the end.
+func (w *World) usable() float64 {
+	var sum, all float64
+	for _, n := range w.nodes[1:] {
+		if n.peer.leave < w.until {
+			continue
+		}
+		if all++; n.nature == Honest {
+			sum += n.peer.uplink
+		}
+	}
+	return sum / max(all, 1) / float64(w.Rate)
 }
