@@ -149,6 +149,23 @@ func ParseDescriptor(item []byte) (Descriptor, error) {
 	return d, nil
 }
 
+// PeekItem reads whose an item is and its seq, where both stand in every well-formed one, and looks at nothing else: it may read them of
+// others too, and proves nothing.
+func PeekItem(item []byte) (id ID, seq int64, ok bool) {
+	rest, ok := bytes.CutPrefix(item, []byte("d1:k32:"))
+	if !ok || len(item) > MaxItem || len(rest) < IDSize {
+		return id, 0, false
+	}
+	id = ID(rest)
+	rest, ok = bytes.CutPrefix(rest[IDSize:], []byte("3:seq"))
+	if !ok {
+		return id, 0, false
+	}
+	d := bencoder{b: rest}
+	seq, err := d.integer()
+	return id, seq, err == nil && seq >= 0
+}
+
 // splitItem reads d1:k…3:seq…3:sig…1:v…e with those keys and no others.
 func splitItem(item []byte) (id ID, seq int64, sig, values []byte, err error) {
 	fail := func(what string) (ID, int64, []byte, []byte, error) {

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/sixcast/sixcast/pkg/durable"
 )
 
 // Errors about key files, wrapped by what ReadKeyFile returns.
@@ -67,16 +69,8 @@ func WriteKeyFile(path string, key Key, name string, created time.Time) error {
 		os.Remove(path) // never leave half a key; ours, as O_EXCL made it
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	syncDir(filepath.Dir(path))
+	_ = durable.SyncDir(filepath.Dir(path))
 	return nil
-}
-
-// syncDir makes a new name in dir durable, where the file system can.
-func syncDir(dir string) {
-	if d, err := os.Open(dir); err == nil {
-		_ = d.Sync()
-		_ = d.Close()
-	}
 }
 
 func secretLine(key Key) string {

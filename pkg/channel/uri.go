@@ -12,6 +12,9 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"golang.org/x/text/cases"
+	"golang.org/x/text/unicode/norm"
 )
 
 const (
@@ -133,6 +136,10 @@ func CheckPeer(s string) error {
 	}
 	return nil
 }
+
+// FoldName is what names have in common that count as the same: those that differ only in case and in how accents are encoded (Unicode's
+// canonical caseless matching, D145, with NFC at the end).
+func FoldName(name string) string { return norm.NFC.String(cases.Fold().String(norm.NFD.String(name))) }
 
 // CheckName tells what is wrong with a channel's name: names are shown in lists and on terminals.
 func CheckName(s string) error {

@@ -273,8 +273,14 @@ func TestUDP(t *testing.T) {
 }
 
 func TestUDPTakesOnlyTheSourceAskedFor(t *testing.T) {
-	s := open(t, "udp://2001:db8::1@[::1]:45713", Options{})
-	c, err := net.Dial("udp", "[::1]:45713")
+	free, err := net.ListenPacket("udp", "[::1]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := free.LocalAddr().String()
+	free.Close()
+	s := open(t, "udp://2001:db8::1@"+at, Options{})
+	c, err := net.Dial("udp", at)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 	"unicode"
+
+	"github.com/sixcast/sixcast/pkg/durable"
 )
 
 const (
@@ -121,7 +123,7 @@ func (f *File) Finish() (name string, err error) {
 	if name, err = publish(f.part, f.want); err != nil {
 		return "", err
 	}
-	return name, syncDir(filepath.Dir(name))
+	return name, durable.SyncDir(filepath.Dir(name))
 }
 
 // publish gives part the name want, or the next one that is free.
@@ -141,17 +143,6 @@ func publish(part, want string) (name string, err error) {
 		}
 	}
 	return "", err
-}
-
-// syncDir makes a rename last. Not every file system can.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	d.Sync()
-	return nil
 }
 
 // Leftovers are the .part files that recordings of the name path left in a

@@ -136,12 +136,14 @@ func (r *Reader) listen(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { l.Close() })()
 	defer l.Close()
+	// l is closed by the end of the inner context: it has a cause before
+	// Accept can fail. By the outer one's end it would have none for a moment.
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
+	defer context.AfterFunc(ctx, func() { l.Close() })()
 	var streams sync.WaitGroup
 	defer streams.Wait()
+	defer cancel(nil)
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -154,7 +156,6 @@ func (r *Reader) listen(ctx context.Context, path string) error {
 			defer c.Close()
 			if err := r.Stream(ctx, c); err != nil && !errors.Is(err, ErrEmpty) && !isRead(err) && ctx.Err() == nil {
 				cancel(err)
-				l.Close()
 			}
 		})
 	}

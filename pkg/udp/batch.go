@@ -1,9 +1,11 @@
 package udp
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"strconv"
+	"time"
 )
 
 // Datagram is one received datagram.
@@ -36,6 +38,27 @@ func (c *Conn) ReadBatch(b *Batch) (n int, err error) {
 		b.Datagrams = b.Datagrams[:0]
 		if err = b.rx.read(c, b); err != nil || len(b.Datagrams) > 0 {
 			return len(b.Datagrams), err
+		}
+	}
+}
+
+// errorPause is how long Serve rests after an error, so as never to spin on one that stays.
+const errorPause = 10 * time.Millisecond
+
+// Serve gives what comes to take, a batch at a time, until the socket is closed. The datagrams live until take returns. Other errors are
+// told to failed.
+func (c *Conn) Serve(take func([]Datagram), failed func(error)) {
+	batch := new(Batch)
+	for {
+		n, err := c.ReadBatch(batch)
+		switch {
+		case err == nil:
+			take(batch.Datagrams[:n])
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			failed(err)
+			time.Sleep(errorPause)
 		}
 	}
 }

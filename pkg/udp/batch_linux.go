@@ -166,15 +166,30 @@ func ancillary(control []byte) (segment int, local *[16]byte) {
 	return segment, local
 }
 
-// mmsg does a recvmmsg or sendmmsg that does not block.
+// mmsg does a recvmmsg or sendmmsg that does not block, and that is short: the scheduler is not told. Telling it costs more
+// than the call where datagrams come one by one, for it wakes the runtime's monitor each time that all was idle.
 func mmsg(trap, fd uintptr, headers []mmsghdr) (int, syscall.Errno) {
+	for {
+		n, _, errno := syscall.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(headers))), uintptr(len(headers)), unix.MSG_DONTWAIT, 0, 0)
+		if errno != syscall.EINTR {
+			return result(n, errno)
+		}
+	}
+}
+
+// longMmsg is mmsg for calls that may keep this thread busy for long: the garbage collector and other goroutines go on meanwhile.
+func longMmsg(trap, fd uintptr, headers []mmsghdr) (int, syscall.Errno) {
 	for {
 		n, _, errno := syscall.Syscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(headers))), uintptr(len(headers)), unix.MSG_DONTWAIT, 0, 0)
 		if errno != syscall.EINTR {
-			if errno != 0 {
-				return 0, errno
-			}
-			return int(n), 0
+			return result(n, errno)
 		}
 	}
+}
+
+func result(n uintptr, errno syscall.Errno) (int, syscall.Errno) {
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), 0
 }

@@ -20,6 +20,8 @@ var (
 	ErrPrivilegedPort = errors.New("privileged port")
 	// ErrInterface: the network interface does not exist or cannot do what is asked of it.
 	ErrInterface = errors.New("network interface")
+	// ErrNotShared: this system does not spread senders among the sockets of a port.
+	ErrNotShared = errors.New("sockets cannot share a port here")
 )
 
 // explained is an error that a person can act on; it matches its kind and its cause.

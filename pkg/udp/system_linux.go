@@ -60,6 +60,14 @@ func buffers(fd uintptr, cfg Config) (receive, send int) {
 	return actual(unix.SO_RCVBUF, unix.SO_RCVBUFFORCE, cfg.ReceiveBuffer), actual(unix.SO_SNDBUF, unix.SO_SNDBUFFORCE, cfg.SendBuffer)
 }
 
+// setShared lets other sockets have the port too; all of them must ask for it, and belong to one user.
+func setShared(_, _ string, c syscall.RawConn) (err error) {
+	if e := c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1) }); e != nil {
+		return e
+	}
+	return os.NewSyscallError("setsockopt", err)
+}
+
 func setDontFragment(fd uintptr) {
 	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DO)
 	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1)

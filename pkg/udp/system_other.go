@@ -50,6 +50,8 @@ func listenGroup(group netip.AddrPort, _ *net.Interface) (*net.UDPConn, error) {
 	return pc.(*net.UDPConn), nil
 }
 
+func setShared(_, _ string, _ syscall.RawConn) error { return ErrNotShared }
+
 func canBatch(uintptr) bool              { return false }
 func setOffload(uintptr) (gso, gro bool) { return false, false }
 func kernelDrops(uintptr) uint64         { return 0 }

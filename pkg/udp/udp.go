@@ -14,6 +14,7 @@
 package udp
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -52,6 +53,9 @@ type Config struct {
 	MaxDatagram int
 	// NoOffload turns GSO and GRO off.
 	NoOffload bool
+	// Shared lets several sockets of one process, or of several, have the port (SO_REUSEPORT): the kernel gives each a share of the
+	// senders, so that one a core can be read at once. Linux only; elsewhere Listen fails with ErrNotShared.
+	Shared bool
 	// MulticastInterface is where datagrams to multicast groups leave; "" leaves it to the routing table. They are looped back
 	// to listeners on this host.
 	MulticastInterface string
@@ -119,10 +123,15 @@ func Listen(cfg Config) (*Conn, error) {
 			return nil, err
 		}
 	}
-	pc, err := net.ListenUDP("udp6", net.UDPAddrFromAddrPort(local))
+	var lc net.ListenConfig
+	if cfg.Shared {
+		lc.Control = setShared
+	}
+	p6, err := lc.ListenPacket(context.Background(), "udp6", local.String())
 	if err != nil {
 		return nil, explainListen(local, err)
 	}
+	pc := p6.(*net.UDPConn)
 	c, err := newConn(pc, cfg)
 	if err != nil {
 		return nil, errors.Join(err, pc.Close())
@@ -143,6 +152,20 @@ func Listen(cfg Config) (*Conn, error) {
 		return nil, errors.Join(fmt.Errorf("loop multicast back to this host: %w", err), pc.Close())
 	}
 	return c, nil
+}
+
+// Adopt takes over a socket that somebody else has bound, as systemd does. Of cfg the sizes count. The socket is closed with the Conn, or
+// here where that fails.
+func Adopt(pc *net.UDPConn, cfg Config) (*Conn, error) {
+	local := pc.LocalAddr().(*net.UDPAddr).AddrPort()
+	err := onlyIPv6(local.Addr())
+	if err == nil {
+		var c *Conn
+		if c, err = newConn(pc, cfg); err == nil {
+			return c, nil
+		}
+	}
+	return nil, errors.Join(err, pc.Close())
 }
 
 // ListenGroup joins a multicast group and listens to it. Several sockets and processes of one host may listen to one group.
