@@ -9,6 +9,7 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -111,7 +112,9 @@ type Node struct {
 	queue     udp.SendQueue
 	groupOut  udp.SendQueue
 	groupAddr netip.AddrPort
+	described channel.Descriptor // the last one that was asked for
 	timer     *time.Timer
+	timerAt   mesh.Time // when it goes off
 	clockAt   mesh.Time
 	closed    bool
 
@@ -156,6 +159,7 @@ func Start(cfg Config) (*Node, error) {
 		Patience: cfg.Patience, Keep: cfg.Keep, KeepBytes: cfg.KeepBytes, NoExchange: cfg.NoExchange, Logger: cfg.Logger,
 	}, (*output)(n))
 	n.mu.Lock()
+	n.timerAt = mesh.Never
 	n.timer = time.AfterFunc(time.Hour, n.tick)
 	if !cfg.Channel.IsZero() {
 		if err := n.open(cfg.Channel); err != nil {
@@ -185,22 +189,15 @@ func (n *Node) open(id channel.ID) error {
 	}
 	n.ch = ch
 	if mc := n.cfg.Multicast; mc != nil {
-		n.groupAddr = mc.group(id)
 		if mc.Send {
+			n.groupAddr = mc.group(id)
 			repair := netip.AddrPort{}
 			if n.groupSend != nil {
 				repair = netip.AddrPortFrom(netip.IPv6Unspecified(), n.conn.LocalAddr().Port())
 			}
 			ch.SendToGroup(repair)
-		} else {
-			n.groupRecv, err = udp.ListenGroup(n.groupAddr, mc.Interface, mc.Source, udp.Config{ReceiveBuffer: buffer, NoOffload: n.cfg.NoOffload})
-			if err != nil {
-				return err
-			}
-			ch.ListenToGroup()
-			n.read(n.groupRecv, func(now mesh.Time, from netip.AddrPort, b []byte) {
-				n.engine.ReceiveGroup(now, ch, from, b)
-			})
+		} else if err := n.listen(mc); err != nil {
+			return err
 		}
 	}
 	for _, p := range n.cfg.Peers {
@@ -209,29 +206,46 @@ func (n *Node) open(id channel.ID) error {
 	return nil
 }
 
+// listen joins the channel's group. Called with the lock held.
+func (n *Node) listen(m *Multicast) (err error) {
+	group := m.group(n.ch.ID)
+	n.groupRecv, err = udp.ListenGroup(group, m.Interface, m.Source, udp.Config{ReceiveBuffer: buffer, NoOffload: n.cfg.NoOffload})
+	if err != nil {
+		return err
+	}
+	n.groupAddr = group
+	n.ch.ListenToGroup()
+	n.read(n.groupRecv, func(now mesh.Time, from netip.AddrPort, b []byte) {
+		n.engine.ReceiveGroup(now, n.ch, from, b)
+	})
+	return nil
+}
+
+// JoinGroup has a node that uses no group, and does not feed the channel, listen to one that somebody sends to. joined is false if it does
+// use one. Errors are those of udp.ListenGroup.
+func (n *Node) JoinGroup(m Multicast) (joined bool, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed || n.ch == nil || n.groupAddr.IsValid() {
+		return false, nil
+	}
+	err = n.listen(&m)
+	return err == nil, err
+}
+
 // read starts the goroutine that takes batches from a socket.
 func (n *Node) read(c *udp.Conn, take func(mesh.Time, netip.AddrPort, []byte)) {
 	n.readers.Go(func() {
-		batch := new(udp.Batch)
-		for {
-			k, err := c.ReadBatch(batch)
-			if err != nil {
-				if errors.Is(err, net.ErrClosed) {
-					return
-				}
-				n.cfg.Logger.Debug("reading a socket", "err", err)
-				time.Sleep(10 * time.Millisecond) // never spin on an error that stays
-				continue
-			}
+		c.Serve(func(datagrams []udp.Datagram) {
 			if !n.enter() {
 				return
 			}
-			for _, d := range batch.Datagrams[:k] {
+			for _, d := range datagrams {
 				take(n.now, d.Addr, d.Data)
 			}
 			n.engine.Flush(n.now)
 			n.leave()
-		}
+		}, func(err error) { n.cfg.Logger.Debug("reading a socket", "err", err) })
 	})
 }
 
@@ -250,7 +264,12 @@ func (n *Node) enter() bool {
 // leave sends what was queued, arms the timer and releases the lock.
 func (n *Node) leave() {
 	n.flush()
-	n.timer.Reset(max(n.engine.Deadline()-time.Since(n.start), 0))
+	// Setting a timer costs a system call at times, and what comes is as a rule later than what it is set to: then it is
+	// let go off early, once.
+	if at := n.engine.Deadline(); at < n.timerAt {
+		n.timerAt = at
+		n.timer.Reset(max(at-time.Since(n.start), 0))
+	}
 	n.mu.Unlock()
 }
 
@@ -265,6 +284,11 @@ func (n *Node) flush() {
 
 func (n *Node) tick() {
 	if !n.enter() {
+		return
+	}
+	n.timerAt = mesh.Never
+	if n.engine.Deadline() > n.now {
+		n.leave() // set to what has been put off since
 		return
 	}
 	if n.now >= n.clockAt {
@@ -321,6 +345,27 @@ func (n *Node) Feed(datagrams ...[]byte) error {
 	return nil
 }
 
+// Hint tells of peers that a tracker or the like names; nothing happens while the channel is unknown.
+func (n *Node) Hint(peers []netip.AddrPort) {
+	if !n.enter() {
+		return
+	}
+	if n.ch != nil {
+		n.engine.Hint(n.now, n.ch, peers)
+	}
+	n.leave()
+}
+
+// Parents are the addresses of those who feed the node.
+func (n *Node) Parents() []netip.AddrPort {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ch == nil {
+		return nil
+	}
+	return n.ch.ParentAddrs()
+}
+
 // Addr is the unicast address that the node listens on.
 func (n *Node) Addr() netip.AddrPort { return n.conn.LocalAddr() }
 
@@ -364,8 +409,13 @@ func (n *Node) Descriptor() (d channel.Descriptor, ok bool) {
 	if err != nil {
 		return d, false
 	}
-	d, err = channel.ParseDescriptor(item)
-	return d, err == nil
+	if !bytes.Equal(item, n.described.Item) { // to verify it once is enough
+		if d, err = channel.ParseDescriptor(bytes.Clone(item)); err != nil {
+			return d, false
+		}
+		n.described = d
+	}
+	return n.described, true
 }
 
 // Stats is a reading of a node's counters.
@@ -462,14 +512,12 @@ func ResolvePeer(ctx context.Context, s string) (netip.AddrPort, error) {
 	if err != nil || p == 0 {
 		return netip.AddrPort{}, fmt.Errorf("peer %q: %q is no port", s, port)
 	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip6", host)
-	if err != nil {
+	addrs, err := udp.LookUp(ctx, host)
+	switch {
+	case err != nil:
 		return netip.AddrPort{}, fmt.Errorf("peer %q: %w", s, err)
+	case len(addrs) == 0:
+		return netip.AddrPort{}, fmt.Errorf("peer %q has no IPv6 address", s)
 	}
-	for _, a := range addrs {
-		if a.Is6() && !a.Is4In6() {
-			return netip.AddrPortFrom(a, uint16(p)), nil
-		}
-	}
-	return netip.AddrPort{}, fmt.Errorf("peer %q has no IPv6 address", s)
+	return netip.AddrPortFrom(addrs[0], uint16(p)), nil
 }

@@ -189,6 +189,9 @@ func (t *Tuner) Wants() string {
 			}
 			s += "nothing comes from the multicast group on " + t.group
 		}
+		if s == "" {
+			return "nobody who has the channel is known yet: looking on"
+		}
 		return s
 	case Waiting:
 		if t.complaint != "" {
@@ -219,9 +222,10 @@ var ErrSilent = errors.New("nothing came in time")
 
 // Patience says how Supervise bears silence.
 type Patience struct {
-	// Start and Later end it when no block came for so long, at the start
-	// and after one came; 0 is for ever.
+	// Start and Later end it when no block came for so long, since Begun (the
+	// zero time: since Tune) and after one came; 0 is for ever.
 	Start, Later time.Duration
+	Begun        time.Time
 }
 
 // Supervise logs what the tuner waits for and what happens to it, until ctx
@@ -245,7 +249,10 @@ func (t *Tuner) Supervise(ctx context.Context, p Patience) error {
 		}
 		now := time.Now()
 		t.mu.Lock()
-		limit, from := p.Start, t.began
+		limit, from := p.Start, p.Begun
+		if from.IsZero() {
+			from = t.began
+		}
 		if !t.last.IsZero() {
 			limit, from = p.Later, t.last
 		}
