@@ -30,6 +30,8 @@ const (
 	describeAfter = 2 * time.Second
 	describeAgain = time.Minute
 	rateChange    = 0.25
+	// signAgain is when it is signed again in any case: who knows it from others takes a descriptor for what is on air no longer than some days.
+	signAgain = time.Hour
 )
 
 // A pipeline leads the packets of an input through the cutter and the encoder to a writer. It belongs to one goroutine, except
@@ -49,6 +51,7 @@ type pipeline struct {
 	key         channel.Key
 	values      channel.Values
 	describedAt time.Time
+	signedAt    time.Time
 	seq         int64
 
 	begun      time.Time
@@ -230,7 +233,7 @@ func (p *pipeline) sign(now time.Time) error {
 	if err != nil {
 		return err
 	}
-	p.describedAt = now
+	p.describedAt, p.signedAt = now, now
 	return p.encoder.SetDescriptor(d.Item)
 }
 
@@ -248,7 +251,8 @@ func (p *pipeline) describe(now time.Time) error {
 	if name == "" {
 		name = p.serviceName()
 	}
-	if off := float64(rate - p.values.BitRate); name == p.values.Name && max(off, -off) <= rateChange*float64(p.values.BitRate) {
+	off := float64(rate - p.values.BitRate)
+	if name == p.values.Name && max(off, -off) <= rateChange*float64(p.values.BitRate) && now.Sub(p.signedAt) < signAgain {
 		return nil
 	}
 	p.values.BitRate, p.values.Name = rate, name

@@ -3,4 +3,7 @@ package main
 
 import "github.com/sixcast/sixcast/cmd/internal/cli"
 
-func main() { cli.Main("record", newCommand) }
+func main() {
+	cli.OneCore()
+	cli.Main("record", newCommand)
+}

@@ -28,6 +28,7 @@ const defaultPatience = 30 * time.Second
 
 type options struct {
 	peers     []string
+	ways      cli.Ways
 	noPEX     bool
 	listen    string
 	upload    cli.Upload
@@ -46,16 +47,17 @@ func newCommand(app *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "record CHANNEL",
 		Short: "Write a channel to a file, patiently",
-		Long: `record joins CHANNEL (a sixcast: URI, or @FILE that holds one) through its peers
-and writes its transport stream as it is on air, from a random access point on.
-It is watching with patience: what is missing is asked for much longer.
+		Long: `record joins CHANNEL (a name, a sixcast: URI, or @FILE that holds one, as for
+watch) and writes its transport stream as it is on air, from a random access
+point on. It is watching with patience: what is missing is asked for much longer.
 
 The stream goes to FILE.part, which is synced and renamed to FILE at the end: by
 --for, by SIGINT or SIGTERM, or at the end of the run with --once. Nothing is
 overwritten: -1, -2, … is put before the extension. If something is missing,
 FILE.json says what. It waits for ever for a channel that is not on air; give
 --timeout in a crontab. It never reads stdin.` + "\n" + cli.ExitStatus("Exit status is 4 if the recording is complete but for gaps."),
-		Example: `  record 'sixcast:KEY?peer=[2001:db8::1]:6400' -o film.ts --for 90m
+		Example: `  record ch1 --tracker vps.example:6969 --for 90m
+  record 'sixcast:KEY?peer=[2001:db8::1]:6400' -o film.ts --for 90m
   record @ch1.uri --dir /srv/tv                 # CHANNEL_2026-11-22_20-00-00.ts, until Ctrl-C
   0 20 * * * record @/etc/ch1.uri --dir /srv/tv --for 1h --timeout 10m`,
 		Args: cli.OneArg("CHANNEL", cli.ChannelHint),
@@ -75,6 +77,7 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 	f.Var(&o.timeout, "timeout", "give up with exit status 3 when nothing has come for `TIME` at first (default: never)")
 	f.Lookup("timeout").DefValue = ""
 	f.StringArrayVar(&o.peers, "peer", nil, "connect to `[ADDR]:PORT`, besides the URI's peers (repeatable)")
+	o.ways.AddFlags(f)
 	cli.NoPEX(f, &o.noPEX)
 	f.StringVar(&o.listen, "listen", "[::]:0", "listen on `[ADDR]:PORT`; port 0 takes a free one")
 	o.upload.AddFlags(f)
@@ -84,11 +87,20 @@ func (o *options) addFlags(f *pflag.FlagSet) {
 
 func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 	begin := time.Now()
-	uri, err := channel.ParseArg(arg)
-	if err != nil {
-		return cli.Usagef("%w", err)
+	if err := o.ways.Open(app); err != nil {
+		return err
 	}
-	cfg, err := o.node(ctx, app, uri)
+	defer o.ways.Close()
+	limit := o.timeout
+	if o.length > 0 && (limit == 0 || limit > o.length) {
+		limit = o.length // a crontab's recordings do not pile up
+	}
+	target, err := o.ways.Resolve(ctx, arg, limit)
+	if err != nil {
+		return err
+	}
+	uri := target.URI
+	cfg, err := o.node(ctx, app, target, begin)
 	if err != nil {
 		return err
 	}
@@ -106,6 +118,13 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 		_, e := file.Finish() // which removes it
 		return errors.Join(err, ignoreEmpty(e))
 	}
+	found, err := o.ways.Find(cli.Find{Node: r.tuner.Node(), Channel: uri.ID, Target: target, Join: cfg.Multicast == nil})
+	if err != nil {
+		r.tuner.Close()
+		_, e := file.Finish()
+		return errors.Join(err, ignoreEmpty(e))
+	}
+	defer found()
 	app.Log.Info("recording to " + file.Part())
 	o.upload.Say(app.Log)
 	stop, err := o.stats.Start(app, r.snapshot)
@@ -118,22 +137,23 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 	return errors.Join(err, stop())
 }
 
-func (o *options) node(ctx context.Context, app *cli.App, uri channel.URI) (cfg node.Config, err error) {
+func (o *options) node(ctx context.Context, app *cli.App, target cli.Target, begin time.Time) (cfg node.Config, err error) {
+	uri := target.URI
 	cfg = node.Config{
 		Channel: uri.ID, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), NoExchange: o.noPEX, Logger: app.Log,
 		Patience: time.Duration(o.patience), KeepBytes: maxHeld,
 	}
-	if cfg.Listen, err = cli.ParseListen(o.listen); err != nil {
+	if cfg.Listen, err = cli.ParseListen("--listen", o.listen); err != nil {
 		return cfg, err
 	}
 	if cfg.Multicast, err = o.multicast.Config(false); err != nil {
 		return cfg, err
 	}
-	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...), o.timeout); err != nil {
+	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...), o.timeout.Left(begin)); err != nil {
 		return cfg, err
 	}
-	if len(cfg.Peers) == 0 && cfg.Multicast == nil {
-		return cfg, cli.Usagef("no way to the channel: give --peer '[addr]:port', a URI with peer= (in quotes: the shell ends it at &), or --multicast IFACE")
+	if len(cfg.Peers) == 0 && cfg.Multicast == nil && !o.ways.Any(target) {
+		return cfg, cli.NoWay()
 	}
 	return cfg, nil
 }
@@ -194,7 +214,7 @@ func (r *recording) run(ctx context.Context) error {
 	silent := make(chan error, 1)
 	var running sync.WaitGroup
 	running.Go(func() {
-		if err := r.tuner.Supervise(watching, play.Patience{Start: time.Duration(r.timeout)}); err != nil {
+		if err := r.tuner.Supervise(watching, play.Patience{Start: time.Duration(r.timeout), Begun: r.begin}); err != nil {
 			silent <- err
 		}
 	})

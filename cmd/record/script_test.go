@@ -35,10 +35,6 @@ func TestScripts(t *testing.T) {
 			}
 			return err == nil, nil
 		},
-		Setup: func(e *testscript.Env) error {
-			e.Setenv("HOME", e.WorkDir)
-			e.Setenv("CHANNEL", onair.URI())
-			return nil
-		},
+		Setup: script.Setup("CHANNEL", onair.URI()),
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/sixcast/sixcast/cmd/internal/cli"
 	"github.com/sixcast/sixcast/pkg/block"
 	"github.com/sixcast/sixcast/pkg/channel"
+	"github.com/sixcast/sixcast/pkg/lan"
 	"github.com/sixcast/sixcast/pkg/mesh"
 	"github.com/sixcast/sixcast/pkg/node"
 	"github.com/sixcast/sixcast/pkg/source"
@@ -24,6 +25,7 @@ import (
 type options struct {
 	source    string
 	peers     []string
+	ways      cli.Ways
 	noPEX     bool
 	listen    string
 	upload    cli.Upload
@@ -42,8 +44,10 @@ func newCommand(app *cli.App) *cobra.Command {
 		Short: "Spread a channel over IPv6: to peers by unicast, to a network by multicast",
 		Long: `relay without CHANNEL is a source: it reads the block stream of ingest from
 stdin, or from --source, and serves whoever connects. With CHANNEL (a
-sixcast: URI, or @FILE that holds one) it joins the channel through its peers
-and passes it on. It needs no key and cannot forge.
+sixcast: URI, or @FILE that holds one, or a name) it joins the channel and
+passes it on. It needs no key and cannot forge. Either way it tells this
+network (--no-lan: not) and the trackers that are named of itself, and a source
+what the channel says of itself.
 
 The address it really listens on, and the URI under which viewers reach it,
 are printed on stderr.` + "\n" + cli.ExitStatus("Exit status is 1 too if another source of the channel started later: the newer one wins."),
@@ -62,6 +66,7 @@ are printed on stderr.` + "\n" + cli.ExitStatus("Exit status is 1 too if another
 func (o *options) addFlags(f *pflag.FlagSet) {
 	f.StringVar(&o.source, "source", "", "read the block stream from `PATH`: a FIFO (made if missing), a Unix socket, a file,\nor unix:PATH to listen on a Unix socket; FIFOs and sockets outlive ingest")
 	f.StringArrayVar(&o.peers, "peer", nil, "connect to `[ADDR]:PORT` (repeatable)")
+	o.ways.AddFlags(f)
 	cli.NoPEX(f, &o.noPEX)
 	f.StringVar(&o.listen, "listen", "[::]:0", "listen on `[ADDR]:PORT`; port 0 takes a free one")
 	o.upload.AddFlags(f)
@@ -81,14 +86,20 @@ type relay struct {
 	node   *node.Node
 	source *source.Reader // nil where the channel is joined
 	cancel context.CancelCauseFunc
+	target cli.Target // zero at the source
+	// multicastConfig is nil where no group is fed.
+	multicastConfig *node.Multicast
+	// isSource says that the channel is fed, not joined.
+	isSource bool
 
-	mu        sync.Mutex
-	announced bool
-	lastBlock time.Time
-	blocks    uint64
-	waits     waiting
-	company   node.Company
-	out       *tee
+	mu          sync.Mutex
+	announced   bool
+	stopFinding func()
+	lastBlock   time.Time
+	blocks      uint64
+	waits       waiting
+	company     node.Company
+	out         *tee
 }
 
 func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
@@ -97,28 +108,33 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 			return err
 		}
 	}
-	listen, err := cli.ParseListen(o.listen)
+	listen, err := cli.ParseListen("--listen", o.listen)
 	if err != nil {
 		return err
 	}
 	cfg := node.Config{Listen: listen, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), KeepBytes: int(o.keep), NoExchange: o.noPEX, Logger: app.Log}
-	var uri channel.URI
+	if err := o.ways.Open(app); err != nil {
+		return err
+	}
+	defer o.ways.Close()
+	begun := time.Now()
+	var target cli.Target
 	if len(args) == 1 {
 		if o.source != "" {
 			return cli.Usagef("a CHANNEL is joined, --source feeds one: give one of them")
 		}
-		if uri, err = channel.ParseArg(args[0]); err != nil {
-			return cli.Usagef("%w", err)
+		if target, err = o.ways.Resolve(ctx, args[0], o.timeout); err != nil {
+			return err
 		}
-		cfg.Channel = uri.ID
+		cfg.Channel = target.URI.ID
 	} else if o.source == "" && cli.IsTerminal(app.Stdin) {
 		return cli.Usagef("stdin is a terminal: pipe a block stream in (ingest … | relay), or name a CHANNEL to join")
 	}
-	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...), o.timeout); err != nil {
+	if cfg.Peers, err = app.Peers(ctx, append(o.peers, target.URI.Peers...), o.timeout.Left(begun)); err != nil {
 		return err
 	}
-	if len(args) == 1 && len(cfg.Peers) == 0 {
-		return cli.Usagef("no peer to start from: give --peer '[addr]:port', or a URI with peer= (in quotes: the shell ends it at &)")
+	if len(args) == 1 && len(cfg.Peers) == 0 && !o.ways.Any(target) {
+		return cli.NoWay()
 	}
 	if cfg.Multicast, err = o.multicast.Config(true); err != nil {
 		return err
@@ -126,7 +142,10 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := &relay{options: o, app: app, cancel: cancel, lastBlock: time.Now(), waits: waiting{peers: cfg.Peers}}
+	r := &relay{options: o, app: app, target: target, multicastConfig: cfg.Multicast, cancel: cancel, isSource: len(args) == 0, lastBlock: begun, waits: waiting{peers: cfg.Peers}}
+	if r.isSource {
+		r.source = &source.Reader{Feed: r.feed}
+	}
 	cfg.OnEvent = r.event
 	if o.stdout {
 		r.out = newTee(app.Out, func(err error) { cancel(err) })
@@ -137,26 +156,27 @@ func (o *options) run(ctx context.Context, app *cli.App, args []string) error {
 		return err
 	}
 	defer r.node.Close()
+	defer r.forsake()
 	app.Log.Info("listening on " + r.node.Addr().String())
 	o.upload.Say(app.Log)
 	if s := r.node.Socket(); s.ReceiveBuffer < 1<<20 {
 		app.Log.Warn(fmt.Sprintf("the system grants a receive buffer of %d kB only: bursts may be lost (sysctl net.core.rmem_max)", s.ReceiveBuffer>>10))
 	}
 	if len(args) == 1 {
-		r.announce(uri.ID, uri.Name)
+		r.announce(target.URI.ID, target.URI.Name)
 	}
 	stop, err := o.stats.Start(app, r.snapshot)
 	if err != nil {
 		return err
 	}
-	err = r.serve(ctx, len(args) == 0)
+	err = r.serve(ctx)
 	return errors.Join(err, stop())
 }
 
 // serve feeds or waits until there is a reason to end.
-func (r *relay) serve(ctx context.Context, isSource bool) error {
+func (r *relay) serve(ctx context.Context) error {
 	input := ""
-	if isSource {
+	if r.isSource {
 		if input = r.options.source; input == "" {
 			input = "stdin"
 		}
@@ -167,11 +187,10 @@ func (r *relay) serve(ctx context.Context, isSource bool) error {
 	telling, stopTelling := context.WithCancel(ctx)
 	defer stopTelling()
 	go r.tell(telling, input)
-	if !isSource {
+	if !r.isSource {
 		<-ctx.Done()
 		return r.why(ctx)
 	}
-	r.source = &source.Reader{Feed: r.feed}
 	ended := make(chan error, 1) // a read of stdin cannot be broken off
 	go func() {
 		if r.options.source != "" {
@@ -265,7 +284,15 @@ func (r *relay) announce(id channel.ID, name string) {
 	r.mu.Lock()
 	r.announced = true
 	r.mu.Unlock()
-	u := channel.URI{ID: id, Name: name}
+	stop, err := r.ways.Find(cli.Find{Node: r.node, Channel: id, Target: r.target, Source: r.isSource, Group: r.group()})
+	if err != nil {
+		r.cancel(err)
+		return
+	}
+	r.mu.Lock()
+	r.stopFinding = stop
+	r.mu.Unlock()
+	u := channel.URI{ID: id, Name: name, Trackers: r.ways.URLs(r.target)}
 	for _, a := range reachable(r.node.Addr()) {
 		u.Peers = append(u.Peers, a.String())
 	}
@@ -276,6 +303,27 @@ func (r *relay) announce(id channel.ID, name string) {
 			text = fmt.Sprintf("multicast to %v", g)
 		}
 		r.app.Log.Info(text)
+	}
+}
+
+// group is the multicast group that the node feeds, if it is one of the channel's own.
+func (r *relay) group() (g lan.Group) {
+	if m := r.multicastConfig; m != nil && !m.Group.IsValid() {
+		g = lan.Group{Scope: m.Scope, Port: node.Port, Source: m.Source}
+		if g.Scope == 0 {
+			g.Scope = channel.ScopeSite
+		}
+	}
+	return g
+}
+
+// forsake takes the node off its trackers' lists.
+func (r *relay) forsake() {
+	r.mu.Lock()
+	stop := r.stopFinding
+	r.mu.Unlock()
+	if stop != nil {
+		stop()
 	}
 }
 

@@ -24,12 +24,7 @@ func TestScripts(t *testing.T) {
 		t.Fatal(err)
 	}
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
-		Setup: func(e *testscript.Env) error {
-			e.Setenv("HOME", e.WorkDir)
-			e.Setenv("CLIP", clip)
-			e.Setenv("KEY", "sixcast:r5jnwaushwuwbbqzyodhjcbpseaskgbeyemlomikupbedsrmho6a")
-			return nil
-		},
+		Dir:   "testdata/script",
+		Setup: script.Setup("CLIP", clip, "KEY", script.Channel),
 	})
 }

@@ -51,7 +51,7 @@ func (w *waiting) text(source string) string {
 		}
 		return fmt.Sprintf("no peer answers (tried %d): %s; is the address right, does a firewall drop UDP?", len(names), strings.Join(names, ", "))
 	}
-	return "no peer is left"
+	return "nobody who has the channel is known yet: looking on"
 }
 
 // tell says now and then what is waited for, until ctx ends.

@@ -11,4 +11,7 @@ import (
 // began is when the process started, to some milliseconds.
 var began = time.Now()
 
-func main() { cli.Main("watch", newCommand) }
+func main() {
+	cli.OneCore()
+	cli.Main("watch", newCommand)
+}

@@ -25,13 +25,9 @@ func TestScripts(t *testing.T) {
 	commands := onair.Commands()
 	commands["report"] = report
 	testscript.Run(t, testscript.Params{
-		Dir:  "testdata/script",
-		Cmds: commands,
-		Setup: func(e *testscript.Env) error {
-			e.Setenv("HOME", e.WorkDir)
-			e.Setenv("WATCH", onair.URI())
-			return nil
-		},
+		Dir:   "testdata/script",
+		Cmds:  commands,
+		Setup: script.Setup("WATCH", onair.URI()),
 	})
 }
 

@@ -14,13 +14,16 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/sixcast/sixcast/cmd/internal/cli"
-	"github.com/sixcast/sixcast/pkg/channel"
 	"github.com/sixcast/sixcast/pkg/node"
 	"github.com/sixcast/sixcast/pkg/play"
 )
 
 type options struct {
 	peers     []string
+	ways      cli.Ways
+	list      bool
+	search    string
+	json      bool
 	noPEX     bool
 	listen    string
 	upload    cli.Upload
@@ -39,21 +42,42 @@ func newCommand(app *cli.App) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch CHANNEL",
 		Short: "Play a channel: the transport stream on stdout, or in a player",
-		Long: `watch joins CHANNEL (a sixcast: URI, or @FILE that holds one) through its peers
-and writes its transport stream as it is on air: to stdout, to a file, or into
-a player, from a random access point on. It passes on what it gets to whoever
-connects, within --upload.
+		Long: `watch joins CHANNEL and writes its transport stream as it is on air: to stdout,
+to a file, or into a player, from a random access point on. It passes on what
+it gets to whoever connects, within --upload.
+
+CHANNEL is a name, a sixcast: URI, or @FILE that holds one. A name is looked
+for on this network, at the trackers, and in what was watched before; from its
+first picture on it means the same channel here, whatever others say. Peers are
+found on this network, at the trackers, by those already met, in the DHT
+(--dht), and among those of last time.
 
 It retries for ever and keeps its output open while nothing comes, since
 players quit at the end of a file; --once and --timeout are for scripts.
 It never reads stdin.` + "\n" + cli.ExitStatus("Exit status is 0 too when the player or the reader of the pipe has ended, and at the end of the run with --once."),
-		Example: `  watch 'sixcast:KEY?peer=[2001:db8::1]:6400' | mpv -
+		Example: `  watch ch1 --player mpv                        # a channel of this network, or one watched before
+  watch --tracker vps.example:6969 ch1 | mpv -
+  watch --tracker vps.example:6969 --list       # what is there
+  watch 'sixcast:KEY?peer=[2001:db8::1]:6400' | mpv -
   watch @ch1.uri --player mpv                   # starts sooner: the player is told what comes
   watch @ch1.uri --player 'ffmpeg -i - -c copy out.mkv'
   watch @ch1.uri --multicast eth0 -o - | ffprobe -
   watch @ch1.uri --once --timeout 30s -o show.ts`,
-		Args: cli.OneArg("CHANNEL", cli.ChannelHint),
-		RunE: app.RunE(func(ctx context.Context, args []string) error { return o.run(ctx, app, args[0]) }),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if o.listing() {
+				return cobra.NoArgs(cmd, args)
+			}
+			return cli.OneArg("CHANNEL", cli.ChannelHint)(cmd, args)
+		},
+		RunE: app.RunE(func(ctx context.Context, args []string) error {
+			if o.listing() {
+				return o.ways.List(ctx, app, o.search, o.json)
+			}
+			if o.json {
+				return cli.Usagef("--json goes with --list or --search")
+			}
+			return o.run(ctx, app, args[0])
+		}),
 	}
 	o.addFlags(cmd.Flags())
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
@@ -77,8 +101,15 @@ func theOther(arg string) string {
 	return "; the watch that repeats a command is " + procps
 }
 
+// listing reports whether channels are to be listed, not played.
+func (o *options) listing() bool { return o.list || o.search != "" }
+
 func (o *options) addFlags(f *pflag.FlagSet) {
+	f.BoolVar(&o.list, "list", false, "print the channels that are known: to this network, to the trackers, from before")
+	f.StringVar(&o.search, "search", "", "print those with all words of `TEXT`, or words that begin with them, in what they say of themselves")
+	f.BoolVar(&o.json, "json", false, "print them as lines of JSON")
 	f.StringArrayVar(&o.peers, "peer", nil, "connect to `[ADDR]:PORT`, besides the URI's peers (repeatable)")
+	o.ways.AddFlags(f)
 	cli.NoPEX(f, &o.noPEX)
 	f.StringVar(&o.listen, "listen", "[::]:0", "listen on `[ADDR]:PORT`; port 0 takes a free one")
 	o.upload.AddFlags(f)
@@ -110,7 +141,12 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 			return err
 		}
 	}
-	cfg, uri, err := o.node(ctx, app, arg)
+	if err := o.ways.Open(app); err != nil {
+		return err
+	}
+	defer o.ways.Close()
+	begun := time.Now()
+	target, cfg, err := o.node(ctx, app, arg, begun)
 	if err != nil {
 		return err
 	}
@@ -118,13 +154,18 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 	signals := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	v := &viewer{app: app, signals: signals, once: o.once, name: uri.Name, cancel: cancel}
+	v := &viewer{app: app, signals: signals, once: o.once, name: target.URI.Name, cancel: cancel}
 	v.tuner, err = play.Tune(play.TunerConfig{Node: cfg, Sequencer: play.Config{Latency: time.Duration(o.latency)}},
 		func(s *play.Stream) { v.reader = s.NewReader(play.Limits{}) })
 	if err != nil {
 		return err
 	}
 	defer v.tuner.Close()
+	found, err := o.ways.Find(cli.Find{Node: v.tuner.Node(), Channel: target.URI.ID, Target: target, Join: cfg.Multicast == nil})
+	if err != nil {
+		return err
+	}
+	defer found()
 	o.upload.Say(app.Log)
 	stop, err := o.stats.Start(app, v.snapshot)
 	if err != nil {
@@ -133,8 +174,8 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 
 	var running sync.WaitGroup
 	running.Go(func() {
-		t := time.Duration(o.timeout)
-		if err := v.tuner.Supervise(ctx, play.Patience{Start: t, Later: t}); err != nil {
+		patience := play.Patience{Start: time.Duration(o.timeout), Later: time.Duration(o.timeout), Begun: begun}
+		if err := v.tuner.Supervise(ctx, patience); err != nil {
 			cancel(cli.NoInputf("%w", err))
 		}
 	})
@@ -162,24 +203,25 @@ func (o *options) run(ctx context.Context, app *cli.App, arg string) error {
 const askOn = 200 * time.Millisecond
 
 // node is the setting of the peer. Errors are mostly usage errors.
-func (o *options) node(ctx context.Context, app *cli.App, arg string) (cfg node.Config, uri channel.URI, err error) {
-	if uri, err = channel.ParseArg(arg); err != nil {
-		return cfg, uri, cli.Usagef("%w%s", err, theOther(arg))
+func (o *options) node(ctx context.Context, app *cli.App, arg string, begun time.Time) (target cli.Target, cfg node.Config, err error) {
+	o.ways.Hint = theOther(arg)
+	if target, err = o.ways.Resolve(ctx, arg, o.timeout); err != nil {
+		return target, cfg, fmt.Errorf("%w%s", err, theOther(arg))
 	}
-	cfg = node.Config{Channel: uri.ID, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), Patience: time.Duration(o.latency) + askOn, NoExchange: o.noPEX, Logger: app.Log}
-	if cfg.Listen, err = cli.ParseListen(o.listen); err != nil {
-		return cfg, uri, err
+	cfg = node.Config{Channel: target.URI.ID, Upload: int64(o.upload.BitRate), Uplink: int64(o.upload.First), Patience: time.Duration(o.latency) + askOn, NoExchange: o.noPEX, Logger: app.Log}
+	if cfg.Listen, err = cli.ParseListen("--listen", o.listen); err != nil {
+		return target, cfg, err
 	}
 	if cfg.Multicast, err = o.multicast.Config(false); err != nil {
-		return cfg, uri, err
+		return target, cfg, err
 	}
-	if cfg.Peers, err = app.Peers(ctx, append(o.peers, uri.Peers...), o.timeout); err != nil {
-		return cfg, uri, err
+	if cfg.Peers, err = app.Peers(ctx, append(o.peers, target.URI.Peers...), o.timeout.Left(begun)); err != nil {
+		return target, cfg, err
 	}
-	if len(cfg.Peers) == 0 && cfg.Multicast == nil {
-		return cfg, uri, cli.Usagef("no way to the channel: give --peer '[addr]:port', a URI with peer= (in quotes: the shell ends it at &), or --multicast IFACE")
+	if len(cfg.Peers) == 0 && cfg.Multicast == nil && !o.ways.Any(target) {
+		return target, cfg, cli.NoWay()
 	}
-	return cfg, uri, nil
+	return target, cfg, nil
 }
 
 var (

@@ -29,4 +29,4 @@ func tooMany(name string, args []string) error {
 }
 
 // ChannelHint is how a CHANNEL is given.
-const ChannelHint = "'sixcast:KEY?peer=[addr]:port', in quotes, or @FILE that holds it"
+const ChannelHint = "its name, 'sixcast:KEY?peer=[addr]:port' in quotes, or @FILE that holds that"

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"syscall"
@@ -37,6 +38,7 @@ var Version = ""
 
 // App is one run of a command.
 type App struct {
+	root *cobra.Command // of this process; nil in tests
 	// Name of the command: ingest, relay, watch, record.
 	Name string
 	// Log goes to stderr as "relay: …". It is set up when the function given to RunE is called.
@@ -69,6 +71,7 @@ func run(name string, root func(*App) *cobra.Command, args []string) int {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 
 	cmd := root(app)
+	app.root = cmd
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	cmd.Version = version()
 	cmd.SetArgs(args)
@@ -104,6 +107,14 @@ func (app *App) RunE(f func(ctx context.Context, args []string) error) func(*cob
 		app.Log = app.logger()
 		app.started = true
 		return f(cmd.Context(), args)
+	}
+}
+
+// OneCore has the Go code of this process run on one core at a time, unless GOMAXPROCS says otherwise. What a peer does, it does
+// under the engine's one lock: all that a second core could do is to be woken for each datagram, which was a fifth of the cost.
+func OneCore() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(1)
 	}
 }
 

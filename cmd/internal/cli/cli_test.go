@@ -72,6 +72,20 @@ func TestUnits(t *testing.T) {
 	}
 }
 
+// A limit is one for all that a command does before its first block.
+func TestLeft(t *testing.T) {
+	begun := time.Now().Add(-10 * time.Second)
+	if l := Duration(time.Minute).Left(begun); l > Duration(50*time.Second) || l < Duration(40*time.Second) {
+		t.Errorf("of a minute %v are left", l)
+	}
+	if l := Duration(time.Second).Left(begun); l != 1 {
+		t.Errorf("of a second %v are left", l)
+	}
+	if l := Duration(0).Left(begun); l != 0 {
+		t.Errorf("no limit became %v", l)
+	}
+}
+
 func TestExitCodes(t *testing.T) {
 	stopped, stop := context.WithCancel(context.Background())
 	stop()

@@ -11,13 +11,14 @@ import (
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
 // The configuration file is TOML. Keys are the names of flags: at the top for every command that has such a flag, in a
 // table of the command's name for this command alone.
 //
-//	tracker = ["udp://tracker.example:6969"]
+//	trackers = ["tracker.example:6969"]   # --tracker, as which there is a command, too
 //	[relay]
 //	upload = "50M"
 
@@ -113,15 +114,32 @@ func (app *App) readConfig(flags *pflag.FlagSet) (map[string]any, error) {
 	table := make(map[string]any)
 	for k, v := range file {
 		if _, isTable := v.(map[string]any); !isTable {
-			table[k] = v // perhaps another command's: no error if this one has no such flag
+			table[settingOf(k)] = v // perhaps another command's: no error if this one has no such flag
 		}
 	}
 	own, _ := file[app.Name].(map[string]any)
 	for _, k := range slices.Sorted(maps.Keys(own)) {
-		if flags.Lookup(k) == nil {
+		name := settingOf(k)
+		if flags.Lookup(name) == nil && !app.knows(name) {
 			return nil, fmt.Errorf("%s: [%s] %s: %s has no such setting", app.config, app.Name, k, app.Name)
 		}
-		table[k] = own[k]
+		table[name] = own[k]
 	}
 	return table, nil
+}
+
+// settingOf is the flag of a key: lists may be called by their plural, and --tracker has to be, where there is a table [tracker].
+func settingOf(key string) string {
+	if key == "trackers" {
+		return "tracker"
+	}
+	return key
+}
+
+// knows reports whether the command or one of its subcommands has a flag.
+func (app *App) knows(flag string) bool {
+	if app.root == nil {
+		return false
+	}
+	return slices.ContainsFunc(append(app.root.Commands(), app.root), func(c *cobra.Command) bool { return c.Flags().Lookup(flag) != nil })
 }

@@ -14,14 +14,14 @@ import (
 	"github.com/sixcast/sixcast/pkg/node"
 )
 
-// ParseListen reads the value of --listen: "[addr]:port", or ":port" for every address. Errors are usage errors.
-func ParseListen(s string) (netip.AddrPort, error) {
+// ParseListen reads the value of --listen or another flag: "[addr]:port", or ":port" for every address. Errors are usage errors.
+func ParseListen(flag, s string) (netip.AddrPort, error) {
 	if len(s) > 0 && s[0] == ':' {
 		s = "[::]" + s
 	}
 	a, err := netip.ParseAddrPort(s)
 	if err != nil || !a.Addr().Is6() || a.Addr().Is4In6() {
-		return netip.AddrPort{}, Usagef("--listen %q: want '[address]:port', IPv6", s)
+		return netip.AddrPort{}, Usagef("%s %q: want '[address]:port', IPv6", flag, s)
 	}
 	return a, nil
 }
@@ -50,6 +50,11 @@ func ResolvePeers(ctx context.Context, peers []string) ([]netip.AddrPort, error)
 		}
 	}
 	return out, nil
+}
+
+// NoWay is the usage error of who is given nothing to find a channel by.
+func NoWay() error {
+	return Usagef("no way to the channel: give --peer '[addr]:port', --tracker HOST:PORT, a URI with peer= or tracker= (in quotes: the shell ends it at &), or --multicast IFACE, or leave --no-lan out")
 }
 
 // NoPEX adds --no-pex.

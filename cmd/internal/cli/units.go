@@ -97,6 +97,14 @@ func (d *Duration) Set(s string) error {
 	return nil
 }
 
+// Left is what is left of it since begun, at least a nanosecond. 0, which is no limit, stays.
+func (d Duration) Left(begun time.Time) Duration {
+	if d == 0 {
+		return 0
+	}
+	return max(1, d-Duration(time.Since(begun)))
+}
+
 // String is as Go writes it, without zero units at the end.
 func (d Duration) String() string {
 	s := time.Duration(d).String()
