@@ -52,7 +52,7 @@ func TestBadArguments(t *testing.T) {
 		{2, "characters", []string{"watch", short, "--peer", nobody}},
 		{2, "characters", []string{"relay", short, "--peer", nobody}},
 		{2, "characters", []string{"record", short, "--peer", nobody}},
-		{2, "sixcast:", []string{"watch", "nonsense", "--peer", nobody}},
+		{2, "no channel of that name", []string{"watch", "nonsense", "--peer", nobody}},
 		{2, "no-such-file", []string{"watch", "@" + filepath.Join(s.dir, "no-such-file")}},
 		{2, "--peer", []string{"watch", s.uri}},
 		{2, "--peer", []string{"relay", s.uri}},

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -16,21 +15,45 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/sixcast/sixcast/internal/ci"
 	"github.com/sixcast/sixcast/internal/testnet"
 )
 
 func TestMain(m *testing.M) {
-	// Most tests wait for a clip to play: they may wait together. Those that measure time do not call Parallel, and
-	// run before all others, one by one.
-	flag.Parse()
-	parallel := true
-	flag.Visit(func(f *flag.Flag) { parallel = parallel && f.Name != "test.parallel" })
-	if parallel {
-		flag.Set("test.parallel", "8")
+	// Those that measure time do not call Parallel, and run before all others, one by one.
+	testnet.Together(8)
+	testnet.Main(standstills{m})
+}
+
+// standstills says after the tests when the machine stood still for long, since then its clocks are no judge of what failed:
+// scripts/test runs that again, by itself.
+type standstills struct{ m *testing.M }
+
+func (s standstills) Run() int {
+	const every, most = 10 * time.Millisecond, 150 * time.Millisecond
+	stop := make(chan struct{})
+	worst, times := time.Duration(0), 0
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for last := time.Now(); ; last = time.Now() {
+			select {
+			case <-stop:
+				return
+			case <-time.After(every):
+			}
+			if late := time.Since(last) - every; late > most {
+				worst, times = max(worst, late), times+1
+			}
+		}
+	})
+	code := s.m.Run()
+	close(stop)
+	if watch.Wait(); times > 0 {
+		fmt.Printf("acceptance: the machine stood still %d times, for up to %v\n", times, worst.Round(time.Millisecond))
 	}
-	testnet.Main(m)
+	return code
 }
 
 // soak tells whether there is time.
@@ -55,7 +78,7 @@ var build = sync.OnceValues(func() (string, error) {
 	}
 	// The directory is a tmpfs that goes with the test process.
 	dir := filepath.Join(testnet.Dir(), "bin")
-	cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/ingest", "./cmd/relay", "./cmd/watch", "./cmd/record")
+	cmd := exec.Command("go", "build", "-o", dir+"/", "./cmd/ingest", "./cmd/relay", "./cmd/tracker", "./cmd/watch", "./cmd/record")
 	cmd.Dir = root
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", err

@@ -41,6 +41,7 @@ type process struct {
 type streams struct {
 	stdin  *os.File // given away: closed once the process runs
 	stdout *os.File // likewise
+	env    []string // more variables
 }
 
 // run starts a command on a host. It ends with the test at the latest; if that fails, what it said is logged.
@@ -52,7 +53,7 @@ func run(t testing.TB, h *testnet.Host, s streams, args ...string) *process {
 		path = command(t, args[0])
 	}
 	p.cmd = h.Command(context.Background(), path, args[1:]...)
-	p.cmd.Env = append(environment(t), "PATH="+filepath.Dir(command(t, "watch"))+":"+os.Getenv("PATH"))
+	p.cmd.Env = append(append(environment(t), s.env...), "PATH="+filepath.Dir(command(t, "watch"))+":"+os.Getenv("PATH"))
 	p.cmd.Stderr = p.words
 	if s.stdin != nil {
 		p.cmd.Stdin = s.stdin
@@ -93,7 +94,8 @@ func tail(s string, n int) string {
 
 // environment without the caller's settings.
 func environment(t testing.TB) []string {
-	env := []string{"XDG_CONFIG_HOME=/nonexistent"}
+	// Who finds whom is what a test says, unless it is about that.
+	env := []string{"XDG_CONFIG_HOME=/nonexistent", "SIXCAST_NO_LAN=true", "SIXCAST_NO_HISTORY=true"}
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "SIXCAST_") && !strings.HasPrefix(e, "XDG_CONFIG_HOME=") {
 			env = append(env, e)
@@ -160,6 +162,22 @@ func (p *process) says(pattern string) string {
 		p.t.Fatalf("%s does not say %q:\n%s", p.name, pattern, tail(p.words.String(), 2000))
 	}
 	return found[len(found)-1]
+}
+
+// prints waits until stdout has what a pattern matches, and returns when that came.
+func (p *process) prints(pattern string) time.Time {
+	p.t.Helper()
+	re := regexp.MustCompile(pattern)
+	var at []int
+	if !p.out.wait(patience, func(b []byte) bool { at = re.FindIndex(b); return at != nil }) {
+		p.t.Fatalf("%s does not print %q:\n%s\nit said:\n%s", p.name, pattern, tail(p.out.String(), 2000), tail(p.words.String(), 2000))
+	}
+	for _, s := range p.out.stamps() {
+		if s.end >= at[1] {
+			return s.at
+		}
+	}
+	return time.Now()
 }
 
 // writes waits until stdout has n bytes.

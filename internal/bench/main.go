@@ -2,7 +2,7 @@
 
 // Command bench measures what docs/benchmarks.md says, and what people use today beside it in the same run.
 //
-//	go run ./internal/bench                 everything, in about 35 minutes
+//	go run ./internal/bench                 everything, in about 40 minutes
 //	go run ./internal/bench fanout loss     some sections
 //	go run ./internal/bench mesh            the sections whose names begin with mesh
 //	go run ./internal/bench -list           what there is
@@ -54,6 +54,8 @@ var sections = []section{
 	{"mesh-half", "half of all viewers killed in one second", (*bench).meshHalf},
 	{"mesh-half2", "the same with --latency 2s", (*bench).meshHalf2},
 	{"mesh-household", "a TCP flow beside one peer on one uplink", (*bench).meshHousehold},
+	{"tracker", "announces a CPU second beside a bare loop and opentracker, memory, expiry, half load", (*bench).tracker},
+	{"guide", "the list page and search over 100,000 channels", (*bench).guide},
 	{"packages", "the Go benchmarks of the packages, and iperf3 as the ceiling", (*bench).packages},
 }
 
@@ -82,6 +84,9 @@ const binEnv = "SIXCAST_BENCH_BIN"
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == helperArg {
 		os.Exit(helper(os.Args[2:]))
+	}
+	if len(os.Args) > 1 && os.Args[1] == echoArg {
+		os.Exit(echo(os.Args[2:]))
 	}
 	runs := flag.Int("runs", 3, "how often each thing is measured")
 	list := flag.Bool("list", false, "tell what can be measured")
@@ -151,7 +156,7 @@ func prepare(bin string) (done func(), err error) {
 			return done, err
 		}
 		done = func() { os.RemoveAll(bin) }
-		for _, name := range []string{"ingest", "relay", "watch"} {
+		for _, name := range []string{"ingest", "relay", "watch", "tracker"} {
 			cmd := exec.Command("go", "build", "-trimpath", "-o", bin+"/", "github.com/sixcast/sixcast/cmd/"+name)
 			cmd.Stderr = os.Stderr
 			if err := cmd.Run(); err != nil {
@@ -162,7 +167,8 @@ func prepare(bin string) (done func(), err error) {
 	if bin, err = filepath.Abs(bin); err != nil {
 		return done, err
 	}
-	return done, os.Setenv(binEnv, bin)
+	// Who finds whom is what a section says.
+	return done, errors.Join(os.Setenv(binEnv, bin), os.Setenv("SIXCAST_NO_LAN", "true"), os.Setenv("SIXCAST_NO_HISTORY", "true"))
 }
 
 func (b *bench) run(chosen []section, runs int, markdown bool) int {

@@ -22,6 +22,8 @@ var goBenchmarks = []struct {
 	{"pkg/block", []string{"^BenchmarkEncode$/^D=12,j=4$", "^Benchmark(Ingest|VerifyManifest|Add)$", "^BenchmarkReconstruct$/^lost=4,all=true$"}},
 	{"pkg/link", []string{"^Benchmark(BareDatagram|SealAndOpen|HandshakeBothSides)$"}},
 	{"pkg/mesh", []string{"^BenchmarkForward$"}},
+	{"pkg/announce", []string{"^BenchmarkAnnounce$"}},
+	{"pkg/tracker", []string{"^BenchmarkServe$"}},
 	{"pkg/udp", []string{"^BenchmarkSend$/^segments=(4|16)$/^(queue|bare)$", "^BenchmarkSend$/^sendto$", "^BenchmarkSendReceive$"}},
 }
 
@@ -31,7 +33,7 @@ var benchLine = regexp.MustCompile(`^Benchmark(\S+?)(?:-\d+)?\s+\d+\s+(.*)$`)
 func (b *bench) packages() error {
 	t := &table{
 		title:   "packages, one core (medians)",
-		command: "go test -run '^$' -bench … -benchmem -cpu 1 -count " + strconv.Itoa(b.runs) + " ./pkg/{ts,block,link,udp,mesh}",
+		command: "go test -run '^$' -bench … -benchmem -cpu 1 -count " + strconv.Itoa(b.runs) + " ./pkg/{ts,block,link,mesh,announce,tracker,udp}",
 		columns: []string{"benchmark", "time an operation", "throughput", "allocations"},
 	}
 	for _, g := range goBenchmarks {

@@ -39,6 +39,9 @@ func main() {
 		fmt.Fprintf(os.Stderr, "demo: what is %q? there are only flags, see --help\n", flag.Arg(0))
 		os.Exit(exitUsage)
 	}
+	// The emulated links are the only way, and nothing of this is to be remembered.
+	os.Setenv("SIXCAST_NO_LAN", "true")
+	os.Setenv("SIXCAST_NO_HISTORY", "true")
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C kills
 	err := run(ctx, o)

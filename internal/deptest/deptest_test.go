@@ -22,23 +22,33 @@ const module = "github.com/sixcast/sixcast/"
 // below says which rooms of pkg each room may import: those under it in docs/architecture.md, and of these only what its
 // job needs. A new room, or a new arrow, is a decision: add it here and there.
 var below = map[string][]string{
-	"ts":      {},
-	"channel": {"ts"},
-	"udp":     {},
-	"block":   {"channel", "ts"},
-	"wire":    {"block", "channel"},
-	"link":    {"wire", "channel"},
-	"pace":    {"wire", "block"},
-	"mesh":    {"link", "pace", "wire", "block", "channel"},
-	"node":    {"mesh", "pace", "link", "wire", "udp", "block", "channel"},
-	"input":   {"udp", "ts"},
-	"source":  {"block", "channel"},
-	"play":    {"node", "mesh", "block", "channel", "ts"},
-	"record":  {"play", "node", "mesh", "block", "channel", "ts"},
+	"ts":       {},
+	"durable":  {},
+	"channel":  {"ts", "durable"},
+	"udp":      {},
+	"block":    {"channel", "ts"},
+	"wire":     {"block", "channel"},
+	"link":     {"wire", "channel"},
+	"pace":     {"wire", "block"},
+	"mesh":     {"link", "pace", "wire", "block", "channel"},
+	"node":     {"mesh", "pace", "link", "wire", "udp", "block", "channel"},
+	"input":    {"udp", "ts"},
+	"source":   {"block", "channel"},
+	"play":     {"node", "mesh", "block", "channel", "ts"},
+	"announce": {},
+	"tracker":  {"announce", "udp", "channel", "catalog", "guide", "cluster"},
+	"catalog":  {"channel", "durable"},
+	"guide":    {"catalog", "channel", "ts"},
+	"cluster":  {"channel"},
+	"lan":      {"channel", "udp"},
+	"dht":      {"channel"},
+	"memory":   {"channel", "durable"},
+	"find":     {"announce", "udp", "channel", "catalog", "guide", "lan", "dht", "memory"},
+	"record":   {"play", "node", "mesh", "block", "channel", "ts", "durable"},
 }
 
 // sansIO rooms take time and datagrams as arguments.
-var sansIO = []string{"ts", "block", "wire", "link", "pace", "mesh"}
+var sansIO = []string{"ts", "block", "wire", "link", "pace", "mesh", "announce"}
 
 // simulator says which rooms the rooms of internal/sim may import beside the standard library. The world knows nothing of
 // sockets, and runs the engine that everybody runs: no other implementation of it, and nothing that tells the engine so.
@@ -126,7 +136,7 @@ func forbidden(f file, imported string) string {
 		return "only cmd knows cobra and flags; take options as fields of a struct"
 	case isPkg && imported == "flag":
 		return "only cmd knows flags; take options as fields of a struct"
-	case isPkg && imported == "log":
+	case isPkg && imported == "log" && f.path != "pkg/cluster/log.go": // memberlist wants one, which leads to ours
 		return "pkg does not print; take a *slog.Logger"
 	case slices.Contains(sansIO, inPkg) && isPkg && (imported == "net" || imported == "os" || imported == "syscall" ||
 		strings.HasPrefix(imported, "net/") && imported != "net/netip" || strings.HasPrefix(imported, "os/") || strings.HasPrefix(imported, "golang.org/x/net") || strings.HasPrefix(imported, "golang.org/x/sys")):

@@ -3,6 +3,7 @@ package manual
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,11 +15,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/sixcast/sixcast/internal/script"
 )
 
 const root = "../.."
 
-var commands = []string{"ingest", "relay", "watch", "record"}
+var commands = []string{"ingest", "relay", "tracker", "watch", "record"}
 
 var bin string
 
@@ -26,7 +30,7 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "manual-")
 	if err == nil {
 		bin = dir
-		build := exec.Command("go", "build", "-o", dir, "./cmd/ingest", "./cmd/relay", "./cmd/watch", "./cmd/record", "./internal/sim")
+		build := exec.Command("go", "build", "-o", dir, "./cmd/ingest", "./cmd/relay", "./cmd/tracker", "./cmd/watch", "./cmd/record", "./internal/sim")
 		build.Dir, build.Stderr = root, os.Stderr
 		err = build.Run()
 	}
@@ -52,11 +56,20 @@ func read(t *testing.T, path string) string {
 // output is what a command says, on stdout and stderr.
 func output(t *testing.T, name string, args ...string) (stdout, stderr string) {
 	t.Helper()
-	cmd := exec.Command(filepath.Join(bin, name), args...)
+	return outputOf(t, time.Minute, name, args...)
+}
+
+// outputOf is the same of one that is interrupted after a while.
+func outputOf(t *testing.T, life time.Duration, name string, args ...string) (stdout, stderr string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), life)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.Env = append(os.Environ(), "HOME="+t.TempDir(), "XDG_CONFIG_HOME=")
 	var out, words bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &words
-	if err := cmd.Run(); err != nil && !errors.As(err, new(*exec.ExitError)) {
+	if err := cmd.Run(); err != nil && ctx.Err() == nil && !errors.As(err, new(*exec.ExitError)) {
 		t.Fatal(err)
 	}
 	return out.String(), words.String()
@@ -150,7 +163,7 @@ func pages(t *testing.T) (paths []string) {
 
 // A line of statistics of every command, of a channel that is on air nowhere.
 func TestEveryStatisticIsExplained(t *testing.T) {
-	const channel = "sixcast:r5jnwaushwuwbbqzyodhjcbpseaskgbeyemlomikupbedsrmho6a?peer=[::1]:9"
+	const channel = script.Channel + "?peer=[::1]:9"
 	clip := filepath.Join(t.TempDir(), "clip.ts")
 	b, err := os.ReadFile(filepath.Join(root, "testdata/demo.ts"))
 	if err != nil {
@@ -161,12 +174,13 @@ func TestEveryStatisticIsExplained(t *testing.T) {
 	}
 	common := read(t, "docs/statistics.md")
 	for c, args := range map[string][]string{
-		"ingest": {clip, "-o", os.DevNull},
-		"relay":  {channel, "--listen", "[::1]:0", "--timeout", "300ms"},
-		"watch":  {channel, "--listen", "[::1]:0", "--timeout", "300ms", "-o", os.DevNull},
-		"record": {channel, "--listen", "[::1]:0", "--timeout", "300ms", "--dir", t.TempDir()},
+		"ingest":  {clip, "-o", os.DevNull},
+		"relay":   {channel, "--listen", "[::1]:0", "--timeout", "300ms"},
+		"tracker": {"--open", "--listen", "[::1]:0"},
+		"watch":   {channel, "--listen", "[::1]:0", "--timeout", "300ms", "-o", os.DevNull},
+		"record":  {channel, "--listen", "[::1]:0", "--timeout", "300ms", "--dir", t.TempDir()},
 	} {
-		_, words := output(t, c, append(args, "--stats=100ms")...)
+		_, words := outputOf(t, 2*time.Second, c, append(args, "--stats=100ms")...)
 		names := make(map[string]bool)
 		for line := range strings.Lines(words) {
 			var stats map[string]any

@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"strconv"
 	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
 )
 
 // Code is the command code N cmd…: it runs cmd and fails unless that exits with N.
@@ -32,6 +34,22 @@ func Limit() {
 	time.AfterFunc(after, func() { cmd.Process.Signal(os.Interrupt) })
 	cmd.Wait()
 	os.Exit(cmd.ProcessState.ExitCode())
+}
+
+// Channel is one that is on air nowhere.
+const Channel = "sixcast:r5jnwaushwuwbbqzyodhjcbpseaskgbeyemlomikupbedsrmho6a"
+
+// Setup is a Setup of testscript.Params that makes the script's directory its home, keeps commands from asking the network that the machine is
+// in, and sets variables, name and value by turns.
+func Setup(variables ...string) func(*testscript.Env) error {
+	return func(e *testscript.Env) error {
+		e.Setenv("HOME", e.WorkDir)
+		e.Setenv("SIXCAST_NO_LAN", "true")
+		for i := 0; i < len(variables); i += 2 {
+			e.Setenv(variables[i], variables[i+1])
+		}
+		return nil
+	}
 }
 
 // command is a command with our own streams.

@@ -25,6 +25,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/netip"
@@ -105,7 +106,7 @@ type Host struct {
 // Main runs a package's tests where test hosts can be made: func TestMain(m *testing.M) { testnet.Main(m) }.
 // Where they cannot, New skips its test with the reason, and with CI=true the whole run fails.
 // It also fails a run whose networks were left open.
-func Main(m *testing.M) {
+func Main(m interface{ Run() int }) {
 	for _, arg := range os.Args[1:] {
 		if strings.HasPrefix(arg, "-test.fuzz=") && arg != "-test.fuzz=" || strings.HasPrefix(arg, "-test.fuzzworker") || strings.HasPrefix(arg, "-test.list=") {
 			os.Exit(m.Run()) // speaks with its parent through file descriptors, or runs nothing
@@ -121,6 +122,17 @@ func Main(m *testing.M) {
 		code = m.Run()
 	}
 	os.Exit(code)
+}
+
+// Together has n parallel tests run at once, before Main, if nobody says otherwise on the command line: those of hosts wait for clips and
+// timers, mostly, and may wait together.
+func Together(n int) {
+	flag.Parse()
+	said := false
+	flag.Visit(func(f *flag.Flag) { said = said || f.Name == "test.parallel" })
+	if !said {
+		flag.Set("test.parallel", strconv.Itoa(n))
+	}
 }
 
 // unavailable is why Main could not make namespaces.

@@ -12,6 +12,7 @@ import json
 import os
 import struct
 import sys
+import unicodedata
 
 sys.dont_write_bytecode = True
 import noise  # noqa: E402, beside this file
@@ -428,6 +429,106 @@ def read_beacon(b):
     return f
 
 
+# --- Trackers, section 10 ---
+
+
+def read_request(b):
+    need(len(b) >= 16, "too short")
+    connection, action, transaction = b[:8], *struct.unpack_from(">II", b, 8)
+    need(action != 0 or connection.hex() == "0000041727101980", "not a connect")
+    return connection, action, transaction, b[16:]
+
+
+def read_reply(b):
+    """The action, the transaction, and what of connection, interval and reason belongs to it."""
+    need(len(b) >= 8, "too short")
+    action, transaction = struct.unpack_from(">II", b)
+    connection, interval, reason = b"", 0, ""
+    if action == 0:
+        connection, _ = take(b[8:], 8)
+    elif action == 0x36630001:
+        interval = int.from_bytes(take(b[8:], 4)[0], "big")
+    else:
+        need(action == 3, "action")
+        reason = b[8:].decode("ascii")
+    return action, transaction, connection, interval, reason
+
+
+# --- Announcements on a LAN, section 11 ---
+
+
+def name_hash(name):
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
+    return hashlib.sha256(b"sixcast name" + folded.encode()).digest()[:16]
+
+
+def announcement_group(scope):
+    return b"\xff" + bytes([0x10 | scope]) + hashlib.sha256(b"sixcast announcements v1").digest()[:14]
+
+
+def key_text(key):
+    return base64.b32encode(key).decode().lower().rstrip("=")
+
+
+def channel_group(key, scope, specific):
+    g = hashlib.sha256(b"sixcast group" + key).digest()
+    if specific:
+        return bytes([0xFF, 0x30 | scope]) + bytes(10) + bytes([g[0] | 0x80]) + g[1:4]
+    return bytes([0xFF, 0x10 | scope]) + g[:14]
+
+
+def read_announce(body):
+    head, rest = take(body, 56)
+    key, port, flags, scope, group_port, source, n = struct.unpack(">32sHBBH16sH", head)
+    need(any(key) and port and n <= 1143, "key, port or item")
+    item, _ = take(rest, n)
+    f = {"key": key_text(key), "port": port, "feeds": bool(flags & 1), "item": item.hex()}
+    address, specific = ipaddress.IPv6Address(source), bool(flags & 4)
+    single = not (address.is_unspecified or address.is_multicast or address.is_loopback or address.ipv4_mapped)
+    if flags & 2 and scope in (2, 5, 8) and group_port and (single or not specific):
+        f["group"] = f"[{ipaddress.IPv6Address(channel_group(key, scope, specific))}]:{group_port}"
+        if specific:
+            f["group_source"] = str(address)
+    return "ANNOUNCE", f
+
+
+def read_query(body):
+    (number, kind), rest = struct.unpack(">IBxxx", take(body, 8)[0]), body[8:]
+    f = {"number": number, "kind": kind}
+    if kind == 1:
+        f["key"] = key_text(take(rest, 32)[0])
+    elif kind == 2:
+        f["hash"] = take(rest, 16)[0].hex()
+    return "QUERY", f
+
+
+def read_gone(body):
+    key, port = struct.unpack(">32sH", take(body, 34)[0])
+    return "GONE", {"key": key_text(key), "port": port}
+
+
+def read_announcements(b):
+    """The sender of a datagram, and the messages in it that count."""
+    need(12 <= len(b) <= 1232 and b[:2] == b"\x14\x01", "not a datagram of announcements")
+    sender, rest, bodies = b[4:12], b[12:], []
+    while rest:
+        head, rest = take(rest, 4)
+        kind, n = struct.unpack(">BxH", head)
+        body, rest = take(rest, n)
+        bodies.append((kind, body))
+    need(len(bodies) <= 8, "too many messages")
+    found = []
+    for kind, body in bodies:
+        read = {1: read_announce, 2: read_query, 3: read_gone}.get(kind)
+        if read is None:
+            continue
+        try:
+            found.append(read(body))
+        except Refused:
+            break
+    return sender, found
+
+
 # --- The vectors ---
 
 checks = 0
@@ -473,6 +574,15 @@ def bdecode(b, at=0):
     return b[colon + 1 : colon + 1 + n], colon + 1 + n
 
 
+def check_descriptor(item, what):
+    """Its key and seq."""
+    d, end = bdecode(item)
+    expect(end == len(item) and bencode(d) == item, f"{what}: bencoding")
+    signed = b"3:seqi%de1:v" % d[b"seq"] + bencode(d[b"v"])
+    expect(len(bencode(d[b"v"])) <= 1000 and ed25519_verify(d[b"k"], signed, d[b"sig"]), f"{what}: descriptor's signature")
+    return d[b"k"], d[b"seq"]
+
+
 def check_channels(vectors):
     for v in vectors:
         key = public_key(bytes.fromhex(v["seed"]))
@@ -492,11 +602,7 @@ def check_channels(vectors):
         kind, version, n = struct.unpack_from(">BBH", datagram)
         item = datagram[4 : 4 + n]
         expect((kind, version, item.hex()) == (0x13, 1, v["descriptor_item"]), f"{what}: descriptor datagram")
-        d, end = bdecode(item)
-        expect(end == len(item) and bencode(d) == item, f"{what}: bencoding")
-        expect(d[b"k"] == key and d[b"seq"] == v["descriptor_seq"], f"{what}: descriptor")
-        signed = b"3:seqi%de1:v" % d[b"seq"] + bencode(d[b"v"])
-        expect(len(bencode(d[b"v"])) <= 1000 and ed25519_verify(key, signed, d[b"sig"]), f"{what}: descriptor's signature")
+        expect(check_descriptor(item, what) == (key, v["descriptor_seq"]), f"{what}: descriptor")
 
 
 def check_fec(v):
@@ -696,6 +802,51 @@ def check_block(block, directory):
         check_stream(v, key, directory)
 
 
+def check_publish(vectors):
+    for v in vectors:
+        what = f"publish, {v['what']}"
+        request, reply = bytes.fromhex(v["request"]), bytes.fromhex(v["reply"])
+        connection, action, transaction, item = read_request(request)
+        answer, of, given, interval, reason = read_reply(reply)
+        expect((action, transaction, of) == (v["action"], v["transaction"], v["transaction"]), f"{what}: request")
+        expect(item.hex() == v["item"] and len(item) <= 1184, f"{what}: item")
+        expect((given or connection).hex() == v["connection"], f"{what}: connection")
+        expect((answer, interval, reason) == (v["answer"], v["interval"], v["reason"]), f"{what}: reply")
+        expect(len(reply) <= len(request) and answer in (action, 3), f"{what}: the reply's length or action")
+        if item:
+            check_descriptor(item, what)
+
+
+def check_lan(v):
+    expect(v["port"] == 6467, "lan: port")
+    for scope, group in v["groups"].items():
+        expect(ipaddress.IPv6Address(group).packed == announcement_group(int(scope)), f"lan: group of scope {scope}")
+    for n in v["names"]:
+        expect(name_hash(n["name"]).hex() == n["hash"], f"lan: hash of {n['name']!r}")
+    for d in v["datagrams"]:
+        what = f"lan, {d['what']}"
+        sender, read = read_announcements(bytes.fromhex(d["hex"]))
+        expect(sender.hex() == d["sender"], f"{what}: sender")
+        expect(read == [(m["name"], m["fields"]) for m in d["read"]], f"{what}: read as {read}")
+        for _, f in read:
+            if f.get("item"):
+                expect(key_text(check_descriptor(bytes.fromhex(f["item"]), what)[0]) == f["key"], f"{what}: another's descriptor")
+    for d in v["refused"]:
+        try:
+            read_announcements(bytes.fromhex(d["hex"]))
+        except Refused:
+            expect(True, "")
+            continue
+        expect(False, f"lan, {d['what']}: accepted")
+
+
+def check_rendezvous(vectors):
+    for v in vectors:
+        swarm = bytes.fromhex(v["swarm_id"])
+        order = sorted(v["addresses"], key=lambda a: hashlib.sha256(swarm + ipaddress.IPv6Address(a).packed).digest(), reverse=True)
+        expect(order == v["order"] and order[:2] == v["listed_by"], f"rendezvous of {v['swarm_id']}: {order}")
+
+
 def main():
     here = os.path.dirname(os.path.abspath(__file__))
     directory = sys.argv[1] if len(sys.argv) > 1 else os.path.join(here, "../../docs/vectors")
@@ -704,6 +855,9 @@ def main():
         "block.json": lambda v: check_block(v, directory),
         "wire.json": check_wire,
         "handshake.json": check_handshake,
+        "publish.json": check_publish,
+        "lan.json": check_lan,
+        "rendezvous.json": check_rendezvous,
     }
     for name in sys.argv[2:] or files:
         with open(os.path.join(directory, name), encoding="utf-8") as f:

@@ -49,6 +49,15 @@ func TestAnotherImplementationRefusesDamage(t *testing.T) {
 		{"handshake.json", `"finish": "b0b1b2b3b4b5b6b704`, `"finish": "b0b1b2b3b4b5b6b705`},
 		{"handshake.json", `"responder_sealing_key": "`, `"responder_sealing_key": "00`},
 		{"handshake.json", `"datagram": "a0a1a2a3a4a5a6a72000000001`, `"datagram": "a0a1a2a3a4a5a6a72000000002`},
+		{"publish.json", `"reply": "36630001`, `"reply": "36630002`},
+		{"publish.json", `"reason": "connect again"`, `"reason": "connect"`},
+		{"publish.json", `31373935303030303030`, `31373935303030303031`},
+		{"lan.json", `"hash": "b`, `"hash": "c`},
+		{"lan.json", `"5": "ff15:8253`, `"5": "ff15:8254`},
+		{"lan.json", `"hex": "14010000010203040506070802`, `"hex": "14010000010203040506070803`},
+		{"lan.json", `"hex": "1301`, `"hex": "1401`},
+		{"lan.json", `"feeds": true`, `"feeds": false`},
+		{"rendezvous.json", `"swarm_id": "8`, `"swarm_id": "9`},
 		{"stream.bin", "\xf6\x36\x63\x42", "\xf6\x36\x63\x43"},
 	} {
 		damaged := t.TempDir()
