@@ -11,7 +11,7 @@ PREFIX ?= /usr/local
 # watch is also a procps program, so our commands have a directory of their own and sixcast-* names in the usual one.
 libexec = $(PREFIX)/libexec/sixcast
 man = $(PREFIX)/share/man/man1
-commands = ingest relay watch record
+commands = ingest relay tracker watch record
 
 .PHONY: all build demo test bench sim soak lint install uninstall clean
 
