@@ -173,7 +173,7 @@ func (nb *neighbour) onAudit(m *wire.Audit) {
 		return
 	}
 	t := trial{by: nb, of: of, feed: i, until: n.now + auditTime}
-	if f := &c.feeds[i]; f.from == of && f.granted && n.now-f.heard < c.fresh() {
+	if f := &c.feeds[i]; f.from == of && f.granted && f.last != 0 && n.now-f.last < c.fresh() {
 		c.verdict(&t, true)
 		return
 	}

@@ -27,12 +27,19 @@ const (
 	// hush and a block is how long a parent may say nothing at all, data and
 	// STATE, while others deliver.
 	hush = 80 * time.Millisecond
+	// dryHold after we have said that a feed is dry all know who had it from us,
+	// and who says that he has it may be our parent. dryWait after a parent has
+	// said so another is asked: until then the parent may have found one.
+	dryHold = 100 * time.Millisecond
+	dryWait = 300 * time.Millisecond
 	// massGone parents that pause within massTime, and all are asked for a sign
 	// of life; who gives none within a round trip and soundTime is gone.
 	massGone  = 2
 	massTime  = time.Second
 	soundTime = 80 * time.Millisecond
 	pingGap   = 60 * time.Millisecond
+	// goneAsked is how long somebody who was asked may say nothing at all.
+	goneAsked = 250 * time.Millisecond
 	// grace: when nobody has delivered for so long, it is the source.
 	grace = 400 * time.Millisecond
 	// lullLeast and a block, and it is a lull of the source, for up to lullMost
@@ -63,8 +70,10 @@ const (
 	// unproven is what it weighs that nothing has come from a parent yet.
 	unproven = 50 * time.Millisecond
 	jitter   = 20 * time.Millisecond
-	// dialTime is how long a feed waits for a peer that is being dialled.
-	dialTime = time.Second
+	// dialTime is how long a feed waits for a peer that is being dialled, and
+	// dialShort until somebody else is asked as well.
+	dialTime  = time.Second
+	dialShort = 200 * time.Millisecond
 	// joinTime is how long a newcomer tries to get all since the last random
 	// access point, and resumeTime how far back a new parent is asked to begin
 	// by who is no newcomer.
@@ -85,6 +94,7 @@ type feed struct {
 	since   Time         // when from was chosen
 	first   block.Number
 	heard   Time // when it last brought something fresh
+	dry     Time // since when nothing can come of it, as its parent says or is silent; 0: it may
 	latest  block.Number
 	passed  Time         // when it came to latest
 	last    Time         // when it last brought anything
@@ -133,7 +143,8 @@ func (c *Channel) granted() (m wire.FeedMask) {
 // asked to take over.
 func (c *Channel) needy() (m wire.FeedMask) {
 	for i := range c.feeds {
-		if f := &c.feeds[i]; f.from != nil && f.next == nil && f.from.paused != 0 {
+		f := &c.feeds[i]
+		if f.from != nil && f.next == nil && (f.from.paused != 0 || f.dry != 0 && c.node.now-f.dry > dryWait) {
 			m |= 1 << i
 		}
 	}
@@ -156,11 +167,11 @@ func (c *Channel) live() (m wire.FeedMask) {
 	}
 	now, limit := c.streamTime(), c.fresh()
 	for i := range wire.FeedManifest + 1 {
-		if f := &c.feeds[i]; f.from != nil && f.heard != 0 && now-f.heard < limit && c.hop(i) <= maxHop {
+		if f := &c.feeds[i]; f.from != nil && f.dry == 0 && f.heard != 0 && now-f.heard < limit && c.hop(i) <= maxHop {
 			m |= 1 << i
 		}
 	}
-	if f := &c.feeds[wire.FeedSecond]; f.from != nil && f.heard != 0 && now-f.heard < limit {
+	if f := &c.feeds[wire.FeedSecond]; f.from != nil && f.dry == 0 && f.heard != 0 && now-f.heard < limit {
 		m |= wire.Manifest
 	}
 	return m
@@ -374,7 +385,11 @@ func (c *Channel) constraint(i int) int {
 	if !c.passesOn(i) {
 		return wire.NoHop
 	}
-	if f := &c.feeds[i]; f.from == nil || c.streamTime()-f.heard > c.fresh()+starved-liveFor {
+	f := &c.feeds[i]
+	if f.dry != 0 && c.node.now-f.dry > dryHold {
+		return wire.NoHop // and so has been told
+	}
+	if f.from == nil || c.streamTime()-f.heard > c.fresh()+starved-liveFor {
 		// An orphan: what hangs on us has dried out by now.
 		if c.streamTime()-f.heard > c.fresh()+100*time.Millisecond {
 			return wire.NoHop
@@ -699,6 +714,9 @@ func (nb *neighbour) appendSubscribe(dst []byte) []byte {
 	if nb.acked {
 		has = nb.asked
 	}
+	if nb.acked || nb.openAt == 0 {
+		nb.openAt = n.now
+	}
 	nb.asked, nb.acked, nb.changed = feeds, false, false
 	nb.askedHalf = c.halfOf(feeds)
 	nb.askedAt = n.now
@@ -823,16 +841,17 @@ func (c *Channel) watch() {
 				if f := &c.feeds[i]; f.from == nb && n.now-f.since > dialTime {
 					c.leave(nb)
 					break
+				} else if f.from == nb && n.now-f.since > dialShort && nb.paused == 0 && c.others(nb) {
+					c.pause(nb)
 				}
 			}
+		case nb.paused == 0 && (nb.unsound() || !nb.acked && nb.unheard()) && c.others(nb):
+			c.pause(nb)
 		case !nb.acked:
 			if n.now-nb.askedAt < nb.rtt()+100*time.Millisecond {
 				break
 			}
-			if (nb.unsound() || nb.peer.link.Heard() < nb.askedAt && nb.silence() > 400*time.Millisecond) && c.others(nb) {
-				// Nothing at all has come since: it may be gone.
-				c.pause(nb)
-			} else if nb.asks >= 3 && c.others(nb) {
+			if nb.asks >= 3 && c.others(nb) {
 				nb.notBefore = n.now + 400*time.Millisecond*time.Duration(nb.asks)
 				nb.fail()
 				c.leave(nb)
@@ -881,7 +900,7 @@ func (c *Channel) watch() {
 		// The second copy may be all that comes of it.
 		if c.streamTime()-max(f.heard, f.since, f.backAt, c.silentSince) > starved+2*block+f.from.lagVia(i)/4 {
 			f.from.notBefore = max(f.from.notBefore, n.now+500*time.Millisecond)
-			if f.from.starvedAt != 0 && n.now-f.from.starvedAt < distrustTime {
+			if f.from.starvedAt != 0 && n.now-f.from.starvedAt < distrustTime && !c.mostly(f.from) {
 				f.from.fail() // not the first time
 			}
 			f.from.starvedAt = n.now
@@ -889,7 +908,9 @@ func (c *Channel) watch() {
 			c.drop(i)
 		} else if beyond(c.next, max(f.latest, f.joint), uint64(lagTime/max(block, 8*time.Millisecond))+2) && n.now-f.since > lagTime+block && c.others(f.from) {
 			// It brings what everybody else had long ago.
-			f.from.fail()
+			if !c.mostly(f.from) {
+				f.from.fail()
+			}
 			f.from.notBefore = max(f.from.notBefore, n.now+2*time.Second)
 			c.drop(i)
 		}
@@ -903,6 +924,13 @@ func (c *Channel) pause(nb *neighbour) {
 	n := c.node
 	nb.paused = max(n.now, 1)
 	c.reassign = true
+	c.dries(nb, wire.AllFeeds)
+	for i := range c.feeds {
+		if f := &c.feeds[i]; f.next == nb {
+			f.next = nil
+			nb.change()
+		}
+	}
 	gone := 0
 	for _, o := range c.neighbours {
 		if o.paused != 0 && n.now-o.paused < massTime {
@@ -922,6 +950,18 @@ func (c *Channel) pause(nb *neighbour) {
 	}
 }
 
+// dries notes that nothing can come of those of the feeds that nb pushes to us.
+// Who takes them from us is told at once, and tells others: who still says that
+// he has them then does not have them by way of us.
+func (c *Channel) dries(nb *neighbour, feeds wire.FeedMask) {
+	for i := range c.feeds {
+		if f := &c.feeds[i]; f.from == nb && f.granted && f.dry == 0 && feeds.Has(heldAs(i)) {
+			f.dry = max(c.node.now, 1)
+			c.liveChanged = true
+		}
+	}
+}
+
 // goesOn ends the pause of a neighbour that delivers again, or is heard and has
 // nothing to deliver; m is what it is to push.
 func (c *Channel) goesOn(nb *neighbour, m wire.FeedMask) {
@@ -937,6 +977,13 @@ func (c *Channel) goesOn(nb *neighbour, m wire.FeedMask) {
 			f.next = nil
 		}
 	}
+}
+
+// unheard reports whether nothing at all has come of nb since it was asked: it
+// may be gone.
+func (nb *neighbour) unheard() bool {
+	now := nb.ch.node.now
+	return nb.peer.link.Heard() < nb.openAt && now-nb.openAt > nb.rtt()+soundTime && nb.silence() > goneAsked
 }
 
 // hushed reports whether nb, who pushes to us, says nothing at all any more
@@ -979,6 +1026,20 @@ func (c *Channel) others(nb *neighbour) bool {
 		}
 	}
 	return false
+}
+
+// mostly reports whether nb brings most of what it was asked for: where a feed
+// has dried out it is the first to lack it, and not to blame.
+func (c *Channel) mostly(nb *neighbour) bool {
+	comes, all := 0, 0
+	for i := range c.feeds {
+		if f := &c.feeds[i]; f.from == nb && f.granted {
+			if all++; f.heard != 0 && c.streamTime()-f.heard < c.fresh() {
+				comes++
+			}
+		}
+	}
+	return 2*comes > all
 }
 
 // fail makes nb the last choice for a while that doubles.
@@ -1035,6 +1096,15 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 	}
 	if n.now-f.heard > c.fresh() || f.heard == 0 {
 		c.liveChanged = true
+	}
+	if f.dry != 0 {
+		f.dry = 0
+		c.liveChanged = true
+		if f.next != nil && nb.paused == 0 {
+			f.next.change()
+			f.next.leftAt = n.now
+			f.next = nil
+		}
 	}
 	f.heard = n.now
 	if h := c.hop(i); h != wire.NoHop {

@@ -58,7 +58,8 @@ const (
 	holdBack  = 0.05
 	// vacancy is for how long a feed of the source that nobody has any more
 	// is kept for those who have proved that they pass things on.
-	vacancy = 2 * time.Second
+	vacancy  = 2 * time.Second
+	fairTime = 400 * time.Millisecond
 	// goneChild is how long a child may say nothing before it is pushed to
 	// no more: REPORT and STATE are due every half second.
 	goneChild = 1600 * time.Millisecond
@@ -164,7 +165,7 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		if !may.Has(i) {
 			continue
 		}
-		if !nb.mayBeRoot(i) || i >= wire.FeedManifest && !nb.mayKeepManifests() {
+		if !nb.mayBeRoot(i, held < quota) || i >= wire.FeedManifest && !nb.mayKeepManifests() {
 			reason = wire.GrantFull
 			continue
 		}
@@ -189,13 +190,17 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 }
 
 // mayBeRoot reports whether the source lets nb have feed i: one that is free
-// goes to those at first who have proved themselves.
-func (nb *neighbour) mayBeRoot(i int) bool {
+// goes to those at first who have proved themselves, and before that to those
+// who have not their share yet.
+func (nb *neighbour) mayBeRoot(i int, more bool) bool {
 	c := nb.ch
-	if !c.source || !c.node.exchanges() || nb.proof.proven || c.children.Has(i) || c.vacated[i] == 0 || c.node.now-c.vacated[i] > vacancy {
+	if !c.source || !c.node.exchanges() || c.children.Has(i) || c.vacated[i] == 0 || c.node.now-c.vacated[i] > vacancy {
 		return true
 	}
-	return c.proven() <= verdicts
+	if i < block.Stripes && !more && c.servers() > smallSwarm && c.node.now-c.vacated[i] < fairTime {
+		return false
+	}
+	return nb.proof.proven || c.proven() <= verdicts
 }
 
 // mayKeepManifests reports whether the source lets nb have a copy of the
@@ -576,7 +581,7 @@ func (nb *neighbour) believe() float64 {
 	if nb.suspect() {
 		return 0
 	}
-	if nb.ch.node.now < nb.distrust || nb.empty > 0 {
+	if nb.empty > 0 {
 		return min(float64(nb.uplink), rate/10)
 	}
 	if !nb.ch.source && !nb.delivered {
@@ -914,7 +919,10 @@ func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds, lost wire.Feed
 	ours := !to.IsValid() || to.Addr().IsUnspecified()
 	for i := range c.feeds {
 		// What the source offers itself is better than whoever was asked.
-		if f := &c.feeds[i]; f.from != nil && (f.from.paused == 0 || f.next != nil && !(ours && by.hopOn(i) == 0 && f.next != by)) {
+		f := &c.feeds[i]
+		better := ours && by.hopOn(i) == 0 && f.next != by
+		still := f.from != nil && f.from != by && (f.from.paused != 0 || f.dry != 0 || better && n.now-f.heard > c.lull())
+		if f.from != nil && !(still && (f.next == nil || better)) {
 			feeds &^= 1 << i
 		}
 	}
@@ -930,7 +938,7 @@ func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds, lost wire.Feed
 		return
 	}
 	nb := n.dialNamed(c, to, by)
-	if nb == nil || nb.denied > 0 || nb.empty >= emptyGrants || n.now < nb.notBefore {
+	if nb == nil || nb.paused != 0 || nb.denied > 0 || nb.empty >= emptyGrants || n.now < nb.notBefore {
 		return
 	}
 	// Who was named by others is no better than anybody else.
@@ -939,7 +947,7 @@ func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds, lost wire.Feed
 		most = 1 - c.feedsOf(nb).Count()
 	}
 	for i := 0; i < wire.Feeds && most > 0; i++ {
-		if feeds.Has(i) && !nb.push.mask.Has(i) {
+		if feeds.Has(i) && !nb.push.mask.Has(i) && c.feeds[i].from != nb {
 			if lost.Has(i) {
 				c.heirs[i] = heir{nb, n.now + heirTime}
 			}

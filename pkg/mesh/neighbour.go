@@ -39,7 +39,8 @@ type neighbour struct {
 	asked      wire.FeedMask // of the last SUBSCRIBE, less what was refused
 	askedHalf  bool
 	askedAt    Time
-	asks       int // SUBSCRIBEs without an answer
+	openAt     Time // since when something asked for is unanswered
+	asks       int  // SUBSCRIBEs without an answer
 	acked      bool
 	changed    bool // what was assigned to it is not what it was asked for
 	backfill   bool // only the backlog
@@ -593,6 +594,9 @@ func (nb *neighbour) onState(p wire.Progress, h *wire.Holdings) {
 		if !h.Live.Has(i) {
 			h.Hop[i] = nb.held.Hop[i] // what comes in spite of that has come as far as before
 		}
+	}
+	if gone := nb.held.Live &^ h.Live; gone != 0 {
+		c.dries(nb, gone)
 	}
 	nb.held, nb.promised = *h, 0
 	nb.theirs = p
