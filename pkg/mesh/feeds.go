@@ -89,6 +89,7 @@ const (
 type feed struct {
 	from    *neighbour   // nil: nobody
 	next    *neighbour   // asked to take over; from goes on until it delivers
+	nextAt  Time         // when it was chosen
 	after   block.Number // from which block on next was asked to begin
 	granted bool         // from has promised it
 	since   Time         // when from was chosen
@@ -347,7 +348,7 @@ func (c *Channel) holdings() (h wire.Holdings) {
 func (nb *neighbour) parentable() bool {
 	now := nb.ch.node.now
 	return nb.joined && nb.serves && nb.denied == 0 && nb.paused == 0 && nb.peer.link.Established() &&
-		now >= nb.notBefore && (nb.empty < emptyGrants || now >= nb.distrust) && nb.silence() < mute && !nb.unsound()
+		now >= nb.notBefore && (nb.empty < emptyGrants || now >= nb.distrust) && nb.silence() < mute && !nb.unanswering()
 }
 
 // offers reports whether nb can push feed i to us: it is live there, and not
@@ -550,7 +551,7 @@ func (c *Channel) take(i int, nb *neighbour) {
 		if f.next != nil {
 			f.next.change()
 		}
-		f.next = nb
+		f.next, f.nextAt = nb, c.node.now
 	} else {
 		c.begin(f, nb)
 	}
@@ -841,7 +842,7 @@ func (c *Channel) watch() {
 				if f := &c.feeds[i]; f.from == nb && n.now-f.since > dialTime {
 					c.leave(nb)
 					break
-				} else if f.from == nb && n.now-f.since > dialShort && nb.paused == 0 && c.others(nb) {
+				} else if (f.from == nb && n.now-f.since > dialShort || f.next == nb && n.now-f.nextAt > dialShort) && nb.paused == 0 && c.others(nb) {
 					c.pause(nb)
 				}
 			}

@@ -58,8 +58,7 @@ const (
 	holdBack  = 0.05
 	// vacancy is for how long a feed of the source that nobody has any more
 	// is kept for those who have proved that they pass things on.
-	vacancy  = 2 * time.Second
-	fairTime = 400 * time.Millisecond
+	vacancy = 2 * time.Second
 	// goneChild is how long a child may say nothing before it is pushed to
 	// no more: REPORT and STATE are due every half second.
 	goneChild = 1600 * time.Millisecond
@@ -165,7 +164,7 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 		if !may.Has(i) {
 			continue
 		}
-		if !nb.mayBeRoot(i, held < quota) || i >= wire.FeedManifest && !nb.mayKeepManifests() {
+		if !nb.mayBeRoot(i) || i >= wire.FeedManifest && !nb.mayKeepManifests() {
 			reason = wire.GrantFull
 			continue
 		}
@@ -190,17 +189,13 @@ func (nb *neighbour) grant(m *wire.Subscribe) (feeds wire.FeedMask, reason wire.
 }
 
 // mayBeRoot reports whether the source lets nb have feed i: one that is free
-// goes to those at first who have proved themselves, and before that to those
-// who have not their share yet.
-func (nb *neighbour) mayBeRoot(i int, more bool) bool {
+// goes to those at first who have proved themselves.
+func (nb *neighbour) mayBeRoot(i int) bool {
 	c := nb.ch
-	if !c.source || !c.node.exchanges() || c.children.Has(i) || c.vacated[i] == 0 || c.node.now-c.vacated[i] > vacancy {
+	if !c.source || !c.node.exchanges() || nb.proof.proven || c.children.Has(i) || c.vacated[i] == 0 || c.node.now-c.vacated[i] > vacancy {
 		return true
 	}
-	if i < block.Stripes && !more && c.servers() > smallSwarm && c.node.now-c.vacated[i] < fairTime {
-		return false
-	}
-	return nb.proof.proven || c.proven() <= verdicts
+	return c.proven() <= verdicts
 }
 
 // mayKeepManifests reports whether the source lets nb have a copy of the
@@ -885,11 +880,18 @@ func (c *Channel) forgetDead(but *neighbour) (room float64) {
 	return room
 }
 
-// unsound reports whether nb has given no sign of life when it was asked.
+// unsound reports whether nb has given no sign of life when it was asked, and
+// had the time to.
 func (nb *neighbour) unsound() bool {
+	return nb.unanswering() && nb.ch.node.now-nb.ch.soundedAt > nb.rtt()+soundTime
+}
+
+// unanswering reports whether nb has given no sign of life since all were asked
+// for one.
+func (nb *neighbour) unanswering() bool {
 	c := nb.ch
 	at := c.soundedAt
-	return at != 0 && c.node.now-at < massTime && c.node.now-at > nb.rtt()+soundTime && max(nb.peer.link.Heard(), nb.push.since, c.node.woke) < at-pingGap
+	return at != 0 && c.node.now-at < massTime && max(nb.peer.link.Heard(), nb.push.since, c.node.woke) < at-pingGap
 }
 
 // offerVacant tells the children of a source, but one, of stripes that nobody
