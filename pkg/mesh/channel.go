@@ -61,6 +61,7 @@ type Channel struct {
 	changed     bool          // some neighbour is to be asked for something else
 	takers      []*neighbour  // children: those with a mask
 	debtors     []*pusher     // children that are owed something
+	cutOff      bool          // nothing comes to us, but to others
 	liveChanged bool          // a feed has come to life, or died
 	saidLive    wire.FeedMask // what all whom it concerns have been told
 	switchAt    Time

@@ -40,6 +40,10 @@ const (
 	pingGap   = 60 * time.Millisecond
 	// goneAsked is how long somebody who was asked may say nothing at all.
 	goneAsked = 250 * time.Millisecond
+	// outrunBy others who say so for outrunTime, and what does not come to us does
+	// come to them.
+	outrunBy   = 2
+	outrunTime = 100 * time.Millisecond
 	// grace: when nobody has delivered for so long, it is the source.
 	grace = 400 * time.Millisecond
 	// lullLeast and a block, and it is a lull of the source, for up to lullMost
@@ -183,6 +187,9 @@ func (c *Channel) live() (m wire.FeedMask) {
 // but no longer than lullMost, or lullLong while parents give signs of life.
 func (c *Channel) streamTime() Time {
 	now := c.node.now
+	if c.cutOff {
+		return now
+	}
 	still := max(0, now-c.cameAt-c.lull())
 	if still > lullMost && !c.attended() {
 		still = lullMost
@@ -219,7 +226,31 @@ func (c *Channel) wakes() {
 	if over := now - c.streamTime(); over > 0 {
 		c.excuse(over)
 	}
-	c.cameAt = now
+	c.cameAt, c.cutOff = now, false
+}
+
+// outrun reports whether nothing came of what should have, as others say: it is
+// not the source that stands still, but all of our parents are gone or have lost
+// theirs.
+func (c *Channel) outrun() bool {
+	length := c.blockTime()
+	since := c.node.now - max(c.cameAt, c.begunAt)
+	var latest block.Number
+	for i := range c.feeds {
+		latest = max(latest, c.feeds[i].latest)
+	}
+	say, all := 0, 0
+	for _, nb := range c.neighbours {
+		t := nb.theirs
+		if t.Run != c.run || t.Newest == wire.NoNumber || nb.suspect() {
+			continue
+		}
+		all++
+		if t.Newest > latest && since > time.Duration(min(t.Newest-latest, window))*length+outrunTime {
+			say++
+		}
+	}
+	return say >= min(outrunBy, all) && say > 0
 }
 
 // overslept keeps a pause of our own, which ends now, from counting as one of
@@ -825,6 +856,12 @@ func (c *Channel) watch() {
 		if nb.asked != 0 && nb.acked {
 			last = max(last, nb.lastGood)
 		}
+	}
+	if n.now-c.advanced > lullLeast {
+		last = max(last, c.advanced) // it goes on, by what is known of its blocks
+	}
+	if c.cutOff = c.begun && c.outrun(); c.cutOff {
+		last = n.now
 	}
 	block := c.blockTime()
 	if n.now-last > grace+block && c.advanced <= last+block {
