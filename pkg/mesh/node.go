@@ -367,7 +367,7 @@ func (n *Node) Receive(now Time, from netip.AddrPort, b []byte) {
 	if r.Link == nil {
 		return
 	}
-	if n.ear.hear(now) && now-n.woke > deafAgain {
+	if n.ear.hear(now) {
 		n.woke = now
 	}
 	if nb, ok := r.Value.(*neighbour); ok && len(r.Bare) > 0 {
@@ -396,8 +396,7 @@ const (
 	deafLeast = 50 * time.Millisecond  // nothing from anybody in this time, and in deafGaps mean gaps
 	deafMost  = 500 * time.Millisecond // then we are not deaf but alone
 	deafGaps  = 10
-	deafAgain = time.Second // after that nobody is excused anew for so long
-	deafRun   = 10          // datagrams from one silence to the next, if that is to be deafness too
+	deafRun   = 10 // datagrams from one silence to the next, if that is to be deafness too
 )
 
 // hear notes that something came, and reports whether we were deaf until now.
