@@ -260,6 +260,11 @@ func (c *Channel) overslept(pause time.Duration) {
 	if c.cameAt != 0 {
 		c.cameAt += pause
 	}
+	for i := range c.feeds {
+		if f := &c.feeds[i]; f.dry != 0 {
+			f.dry += pause
+		}
+	}
 }
 
 // excuse makes all feeds as young as they were before a pause that ends now.
@@ -283,7 +288,13 @@ func (c *Channel) hop(i int) int {
 	if i < wire.FeedManifest {
 		return c.hopVia(i)
 	}
-	return min(c.hopVia(wire.FeedManifest), c.hopVia(wire.FeedSecond))
+	h := wire.NoHop
+	for k := wire.FeedManifest; k <= wire.FeedSecond; k++ {
+		if c.feeds[k].dry == 0 {
+			h = min(h, c.hopVia(k))
+		}
+	}
+	return h
 }
 
 func (c *Channel) hopVia(i int) int {
@@ -418,14 +429,16 @@ func (c *Channel) constraint(i int) int {
 		return wire.NoHop
 	}
 	f := &c.feeds[i]
-	if f.dry != 0 && c.node.now-f.dry > dryHold {
-		return wire.NoHop // and so has been told
-	}
+	free := f.dry != 0 && c.node.now-f.dry > dryHold // and so has been told
 	if f.from == nil || c.streamTime()-f.heard > c.fresh()+starved-liveFor {
 		// An orphan: what hangs on us has dried out by now.
-		if c.streamTime()-f.heard > c.fresh()+100*time.Millisecond {
-			return wire.NoHop
-		}
+		free = free || c.streamTime()-f.heard > c.fresh()+100*time.Millisecond
+	}
+	switch {
+	case free && i >= wire.FeedManifest && c.live().Has(wire.FeedManifest):
+		return c.hop(i) // the other copy comes, and is passed on
+	case free:
+		return wire.NoHop
 	}
 	return c.lastHop[heldAs(i)]
 }
@@ -534,7 +547,7 @@ func (c *Channel) best(cands []*neighbour, i, most int) *neighbour {
 			limit = 1 // until it has shown that it delivers
 		}
 		over := nb.gives - limit + 1
-		if !nb.offers(i) || over > 0 && nb.held.Slots == 0 {
+		if !nb.offers(i) || over > 0 && nb.held.Slots == 0 || nb == c.feeds[i].from && c.feeds[i].dry != 0 {
 			continue
 		}
 		if over > 0 && !nb.delivered && limit == 1 || over > most && !(few && nb.delivered) {
@@ -592,7 +605,12 @@ func (c *Channel) take(i int, nb *neighbour) {
 
 // begin makes nb the parent of a feed; nil: nobody.
 func (c *Channel) begin(f *feed, nb *neighbour) {
-	*f = feed{heard: f.heard}
+	heard := f.heard
+	if f.dry != 0 && heard != 0 {
+		// Those who had it from us know that it was dead, and so it stays.
+		heard = max(1, min(heard, c.streamTime()-(c.node.now-f.dry)-c.fresh()))
+	}
+	*f = feed{heard: heard}
 	if nb != nil {
 		first := c.resume()
 		f.from, f.since, f.first, f.latest = nb, c.node.now, first, first
@@ -820,11 +838,9 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 			c.part(i, nb)
 		}
 	}
-	if refused == 0 {
-		return
-	}
-	switch m.Reason {
-	case wire.GrantNotLive:
+	switch {
+	case refused == 0:
+	case m.Reason == wire.GrantNotLive:
 		nb.held.Live &^= refused
 		nb.notBefore = n.now + 100*time.Millisecond
 	default:
@@ -839,8 +855,12 @@ func (nb *neighbour) onSubscribed(m *wire.Subscribed) {
 		nb.notBefore = n.now + rest/2 + time.Duration(n.random.Int64N(int64(rest)))
 		nb.held.Slots = 0
 	}
+	if refused&nb.offered != 0 {
+		nb.offeredNot = n.now + refusedFor
+	}
+	nb.offered = 0
 	for _, r := range m.Redirects[:m.Redirect] {
-		c.follow(nb, r.Addr, r.Feeds, lost)
+		c.follow(nb, r.Addr, r.Feeds, refused, lost)
 	}
 }
 
@@ -911,6 +931,10 @@ func (c *Channel) watch() {
 				nb.peer.tell(nb.appendSubscribe)
 				break
 			}
+			if c.cutOff {
+				c.pause(nb) // by the word of others, who may lie
+				break
+			}
 			still := nb.silence() > deadParent
 			if (nb.lastGood < nb.grantedAt || nb.lastGood == 0) && nb.forkedRun != c.run {
 				nb.empty++ // who holds another's manifests is not to blame
@@ -938,7 +962,7 @@ func (c *Channel) watch() {
 		// The second copy may be all that comes of it.
 		if c.streamTime()-max(f.heard, f.since, f.backAt, c.silentSince) > starved+2*block+f.from.lagVia(i)/4 {
 			f.from.notBefore = max(f.from.notBefore, n.now+500*time.Millisecond)
-			if f.from.starvedAt != 0 && n.now-f.from.starvedAt < distrustTime && !c.mostly(f.from) {
+			if f.from.starvedAt != 0 && n.now-f.from.starvedAt < distrustTime && !c.excused(f, i) {
 				f.from.fail() // not the first time
 			}
 			f.from.starvedAt = n.now
@@ -1080,6 +1104,13 @@ func (c *Channel) mostly(nb *neighbour) bool {
 	return 2*comes > all
 }
 
+// excused reports whether the parent of a feed that starves is not to blame: it
+// says that it lacks it itself, and brings the others; or we go by what others
+// say.
+func (c *Channel) excused(f *feed, i int) bool {
+	return c.cutOff || (f.dry != 0 || !f.from.held.Live.Has(heldAs(i))) && c.mostly(f.from)
+}
+
 // fail makes nb the last choice for a while that doubles.
 func (nb *neighbour) fail() {
 	now := nb.ch.node.now
@@ -1102,6 +1133,9 @@ func (c *Channel) came(nb *neighbour, i int, s *slot, fresh bool) {
 		// The new parent delivers: the old one is left.
 		f.from.change()
 		f.from.leftAt = n.now
+		if f.dry != 0 {
+			c.liveChanged = true
+		}
 		*f = feed{from: nb, heard: f.heard, after: f.after}
 		f.promised(nb, min(f.after, s.number))
 		f.latest = f.first

@@ -570,7 +570,7 @@ func (nb *neighbour) dismiss(to *neighbour) {
 }
 
 // believe is the uplink of a child as far as it counts, kbit/s: hardly at all
-// where it has failed us as a parent.
+// where it has granted feeds of late of which nothing came.
 func (nb *neighbour) believe() float64 {
 	rate := nb.ch.rate * 8 / 1000
 	if nb.suspect() {
@@ -641,7 +641,7 @@ func (c *Channel) offerRoots(nb *neighbour, asked wire.FeedMask, m *wire.Subscri
 	for _, unclaimed := range [2]bool{true, false} {
 		for k := 0; k < block.Stripes && most > 0; k++ {
 			i := (start + k) % block.Stripes
-			if asked.Has(i) || nb.push.mask.Has(i) || offer.Has(i) {
+			if asked.Has(i) || nb.push.mask.Has(i) || offer.Has(i) || !nb.mayBeRoot(i) {
 				continue
 			}
 			if unclaimed && (c.children.Has(i) || !wanted.Has(i)) || !unclaimed && !c.hoarded(i) && !(nb.proof.proven && c.doubtful(i)) {
@@ -914,11 +914,17 @@ func (c *Channel) offerVacant(but *neighbour) {
 	}
 }
 
-// follow goes where a redirect of by points; lost are feeds that by pushed to
-// us until now.
-func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds, lost wire.FeedMask) {
+// follow goes where a redirect of by points, who has just refused some feeds;
+// lost are those that it pushed to us until now.
+func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds, refused, lost wire.FeedMask) {
 	n := c.node
 	ours := !to.IsValid() || to.Addr().IsUnspecified()
+	if ours {
+		// Nobody offers what he refuses in the same breath, or did before.
+		if feeds &^= refused; n.now < by.offeredNot {
+			return
+		}
+	}
 	for i := range c.feeds {
 		// What the source offers itself is better than whoever was asked.
 		f := &c.feeds[i]
@@ -931,6 +937,7 @@ func (c *Channel) follow(by *neighbour, to netip.AddrPort, feeds, lost wire.Feed
 	if feeds != 0 && ours {
 		for i := range block.Stripes {
 			if feeds.Has(i) && by.offers(i) {
+				by.offered |= 1 << i
 				c.take(i, by)
 			}
 		}

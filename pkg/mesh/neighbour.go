@@ -39,8 +39,10 @@ type neighbour struct {
 	asked      wire.FeedMask // of the last SUBSCRIBE, less what was refused
 	askedHalf  bool
 	askedAt    Time
-	openAt     Time // since when something asked for is unanswered
-	asks       int  // SUBSCRIBEs without an answer
+	openAt     Time          // since when something asked for is unanswered
+	offered    wire.FeedMask // what it told us to ask it for, and we did
+	offeredNot Time          // until then that is not read: it refused what it had offered
+	asks       int           // SUBSCRIBEs without an answer
 	acked      bool
 	changed    bool // what was assigned to it is not what it was asked for
 	backfill   bool // only the backlog
