@@ -36,6 +36,8 @@ const (
 	// channel from us is sent it in order until it has caught up. It would
 	// count what is late against what came first, and give up on it.
 	inOrderBelow = pushSpeed
+	// edge is how old what is new may be at a source that is overtaxed.
+	edge = 250 * time.Millisecond
 	// maxQueue bounds how many blocks a child may lag behind.
 	maxQueue = window / 2
 	// shareTimes is how much more than the stripes it was granted a child may
@@ -477,6 +479,11 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 	p.credit = min(p.credit+speed*(n.now-p.last).Seconds(), burst)
 	p.last = n.now
 	from, to := 0, len(p.owed)
+	if p.owner != nil && c.overtaxed() {
+		if edge := c.liveEdge(); p.backlog < edge {
+			p.backlog, p.behind = edge, true
+		}
+	}
 	split := 0
 	if p.backlog > p.base {
 		split = int(min(p.backlog-p.base, block.Number(to)))
@@ -539,6 +546,19 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 		}
 		n.pumpAt = min(n.pumpAt, n.now+max(wait, n.wait(p), time.Millisecond))
 	}
+}
+
+// overtaxed reports whether the source has to let what is due wait for most of
+// the time. What is old comes last there: in its order it would keep all that
+// hangs on the source as late as it is itself.
+func (c *Channel) overtaxed() bool {
+	return c.source && c.waiting > holdSome && c.node.exchanges()
+}
+
+// liveEdge is the block from which on what is due is new to who is overtaxed.
+func (c *Channel) liveEdge() block.Number {
+	back := block.Number(edge/max(c.blockTime(), 8*time.Millisecond)) + 1
+	return c.next - min(c.next, back)
 }
 
 // pumpStart sends the block that a newcomer's picture begins at before what is
