@@ -189,6 +189,7 @@ func (c *Channel) verdict(t *trial, passes bool) {
 	if t.by == nil {
 		if passes {
 			t.of.delivered = true
+			t.of.honest()
 		} else {
 			t.of.lied()
 		}

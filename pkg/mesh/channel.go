@@ -417,6 +417,9 @@ func (c *Channel) add(from *neighbour, s *slot, index int, flags byte, payload [
 		return
 	}
 	n.stats.ShardsIn++
+	if pushed && from != nil && from.shady != 0 && flags&block.Regenerated == 0 && (c.wantOf(from).Has(stripe) || n.now-from.leftAt < leaveGrace) {
+		from.honest() // late, but it delivers
+	}
 	if !pushed && from != nil {
 		n.stats.Repaired++
 	}
