@@ -52,6 +52,7 @@ type lossGuard struct {
 	sent    float64
 	lost    float64
 	waiting bool // not decided whether this rate loses more
+	doubt   Time // too much was lost, and is looked for once more since then; 0 no
 	trial   Time // began; 0 none
 	excess  float64
 	before  Rate // the rate before the trial
@@ -94,7 +95,10 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 	if g.level == 0 || u.use > g.level*rateRise || u.use < g.level/rateRise {
 		g.begin(now, u.use)
 	}
-	g.waiting = false
+	if now-g.doubt > lossWait {
+		g.doubt = 0
+	}
+	g.waiting = g.doubt != 0
 	if !g.count(u, now) {
 		return
 	}
@@ -136,6 +140,13 @@ func (g *lossGuard) judge(u *Uplink, now Time) {
 		}
 		g.trial, g.excess = 0, 0
 	case rise > max(lossMuch, chance), higher && rise > max(lossRise, chance):
+		if g.doubt == 0 && g.sent < lossDatagrams {
+			// One burst alone is an accident, and what is gone later no proof.
+			g.doubt, g.waiting = now, true
+			g.begin(now, u.use)
+			return
+		}
+		g.doubt = 0
 		rise = max(rise, g.now)
 		g.trial, g.excess, g.before = now, rise, u.rate
 		u.starting = false

@@ -293,7 +293,7 @@ func TestShortBuffer(t *testing.T) {
 				lost := float64(st.Overflowed) / float64(st.Frames)
 				t.Logf("sent %.2f Mbit/s, got %.2f, overflowed %.3f", s.rate(from, to)/mbit, got, lost)
 				want(t, "what is sent", s.rate(from, to)/mbit, 6, 11)
-				want(t, "what overflows", lost, 0, 0.08)
+				want(t, "what overflows", lost, 0, 0.09) // what looks like it is looked at twice
 			})
 		})
 	}

@@ -31,6 +31,9 @@ const (
 	startRate Rate = 500_000
 	// startTimes what has passed is tried next until the first queue is met.
 	startTimes = 1.35
+	// measuredTimes is the same where a train has shown what passes: to try much
+	// more fills the queue.
+	measuredTimes = 1.15
 	// beyondShown is how far the rate may stand above what has been shown to pass.
 	beyondShown = 1.4
 	// beyondPassed is the same for what others may build on: what is taken
@@ -583,7 +586,11 @@ func (u *Uplink) grow(now Time, dt time.Duration, service Rate) {
 	most := u.most()
 	if u.starting {
 		if u.loss.now < lossRise*2 && !u.loss.waiting {
-			u.rate = max(u.rate, most*startTimes, (most+u.step)/learntShare)
+			more := max(most*startTimes, (most+u.step)/learntShare)
+			if u.measured {
+				more = most * measuredTimes
+			}
+			u.rate = max(u.rate, more)
 		}
 		u.promise = max(u.promise, u.rate)
 		return
