@@ -36,6 +36,9 @@ const (
 	// and smallSwarm how many neighbours are no reason to be strict.
 	maxRoot    = 4
 	smallSwarm = 4
+	// secondRoot stripes of a source's uplink stay free when a feed has a second
+	// root: more roots than that cost it more than the swarm gains.
+	secondRoot = 3
 	// demandLife is how long a source remembers that a feed was asked for.
 	demandLife = 10 * time.Second
 	// Where what is promised has to wait for the uplink for more than shedSome
@@ -280,7 +283,7 @@ func (nb *neighbour) reserve(i, held, quota int) float64 {
 		r += c.cost(c.demand() &^ c.children)
 	}
 	if c.children.Has(i) && !(nb.proof.proven && c.doubtful(i)) {
-		r += 1.5 * c.stripeRate()
+		r += secondRoot * c.stripeRate()
 	}
 	if held >= quota && c.servers() > smallSwarm {
 		r += 2 * c.stripeRate()
