@@ -264,7 +264,7 @@ func (c *Channel) Recorded() bool {
 
 // far reports whether a block is so far past our newest that ours are late.
 func (c *Channel) far(number block.Number) bool {
-	return beyond(number, c.next, uint64(lagTime/max(c.blockTime(), 8*time.Millisecond))+2)
+	return beyond(number, c.next, uint64(c.blocksIn(lagTime))+2)
 }
 
 // beyond reports whether number is at least by greater than base. Numbers go

@@ -49,13 +49,11 @@ func TestAParentThatMissedAnUnsubscribeIsToldAgain(t *testing.T) {
 	far, v := vs[0], vs[1]
 	w.run(10 * time.Second)
 	by := func(h, o *host) *neighbour {
-		for _, nb := range h.ch.neighbours {
-			if nb.peer.link.Addr() == o.addr {
-				return nb
-			}
+		nb := h.at(o)
+		if nb == nil {
+			t.Fatal("not linked")
 		}
-		t.Fatal("not linked")
-		return nil
+		return nb
 	}
 	// It pushes all, though what it pushes comes from the source earlier, and
 	// then v thinks that it has been told to stop.

@@ -741,8 +741,17 @@ func (c *Channel) resume() block.Number {
 	if !c.begun || !c.caughtUp && c.node.now-c.begunAt < joinTime {
 		return c.low
 	}
-	back := block.Number(resumeTime/max(c.blockTime(), 8*time.Millisecond)) + 1
-	return max(c.low, c.next-min(c.next, back))
+	return max(c.low, c.back(resumeTime))
+}
+
+// back is the block that was the next one so long ago and a block more.
+func (c *Channel) back(d time.Duration) block.Number {
+	return c.next - min(c.next, c.blocksIn(d)+1)
+}
+
+// blocksIn is how many whole blocks last so long.
+func (c *Channel) blocksIn(d time.Duration) block.Number {
+	return block.Number(d / max(c.blockTime(), 8*time.Millisecond))
 }
 
 // halfOf reports whether of the highest stripe in m only the first row is
@@ -968,7 +977,7 @@ func (c *Channel) watch() {
 			f.from.starvedAt = n.now
 			f.from.held.Live &^= 1 << i
 			c.drop(i)
-		} else if beyond(c.next, max(f.latest, f.joint), uint64(lagTime/max(block, 8*time.Millisecond))+2) && n.now-f.since > lagTime+block && c.others(f.from) {
+		} else if beyond(c.next, max(f.latest, f.joint), uint64(c.blocksIn(lagTime))+2) && n.now-f.since > lagTime+block && c.others(f.from) {
 			// It brings what everybody else had long ago.
 			if !c.mostly(f.from) {
 				f.from.fail()

@@ -30,9 +30,7 @@ func threeHosts(t *testing.T, seed uint64) (w *world, source, relay, v *host) {
 	v = w.host("viewer", id, near(), Config{})
 	relay.dial(source)
 	w.at(time.Second, func() { v.dial(relay) })
-	w.at(2*time.Second, func() {
-		v.dial(source)
-	})
+	w.at(2*time.Second, func() { v.dial(source) })
 	w.at(2500*time.Millisecond, func() {
 		for i := range 3 {
 			v.ch.take(i, v.at(source))
@@ -199,13 +197,7 @@ func TestWordOfOthersInALullBlamesNobody(t *testing.T) {
 	}
 	const lull = 8 * time.Second
 	for at := s.every; at < lull; at += s.every {
-		w.at(at, func() {
-			for _, d := range s.next(t, epoch.Add(w.now), false) {
-				source.ch.Feed(w.now, d)
-			}
-			source.node.Flush(w.now)
-			source.wake()
-		})
+		w.at(at, func() { s.block(source, false) })
 	}
 	for at := lull + 500*time.Millisecond; at < lull+3*time.Second; at += 50 * time.Millisecond {
 		w.at(at, func() {

@@ -480,8 +480,8 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 	p.last = n.now
 	from, to := 0, len(p.owed)
 	if p.owner != nil && c.overtaxed() {
-		if edge := c.liveEdge(); p.backlog < edge {
-			p.backlog, p.behind = edge, true
+		if first := c.back(edge); p.backlog < first {
+			p.backlog, p.behind = first, true
 		}
 	}
 	split := 0
@@ -553,12 +553,6 @@ func (c *Channel) pump(p *pusher, what debtClass) {
 // hangs on the source as late as it is itself.
 func (c *Channel) overtaxed() bool {
 	return c.source && c.waiting > holdSome && c.node.exchanges()
-}
-
-// liveEdge is the block from which on what is due is new to who is overtaxed.
-func (c *Channel) liveEdge() block.Number {
-	back := block.Number(edge/max(c.blockTime(), 8*time.Millisecond)) + 1
-	return c.next - min(c.next, back)
 }
 
 // pumpStart sends the block that a newcomer's picture begins at before what is

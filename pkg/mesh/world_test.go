@@ -302,16 +302,20 @@ func (s *station) next(t testing.TB, created time.Time, end bool) [][]byte {
 func (s *station) feed(h *host, start Time, n int) {
 	for i := range n {
 		h.w.at(start+time.Duration(i+1)*s.every, func() {
-			if h.dead {
-				return
+			if !h.dead {
+				s.block(h, i == n-1)
 			}
-			for _, d := range s.next(h.w.t, epoch.Add(h.w.now), i == n-1) {
-				h.ch.Feed(h.w.now, d)
-			}
-			h.node.Flush(h.w.now)
-			h.wake()
 		})
 	}
+}
+
+// block has h, the source, make the next block.
+func (s *station) block(h *host, end bool) {
+	for _, d := range s.next(h.w.t, epoch.Add(h.w.now), end) {
+		h.ch.Feed(h.w.now, d)
+	}
+	h.node.Flush(h.w.now)
+	h.wake()
 }
 
 // inOrder are the delays until each block could be written in order.
